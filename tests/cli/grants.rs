@@ -412,7 +412,7 @@ fn jobs_of_another_user_reach_the_socket_and_other_users_do_not() {
 /// A worker with one slot never runs a job for which another job of it waits. The verbs say so.
 #[test]
 fn verbs_of_a_job_say_what_they_wait_for() {
-    const BUSY: &str = "waiting: the workers of queue `q` are busy: 1 slot, none free; \
+    const BUSY: &str = "waiting: the workers of queue `q` are busy: 1 slot, none is free; \
         this job keeps one of them while it waits";
     const NOBODY: &str = "no worker serves queue `nobody`; start one with `naq worker nobody`";
     let server = TestServer::start();

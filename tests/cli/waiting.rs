@@ -102,7 +102,7 @@ fn what_a_job_waits_for_is_printed_when_it_changes() {
     block("second");
     expect(
         &[],
-        "waiting: the workers of queue `build` are busy: 2 slots, none free",
+        "waiting: the workers of queue `build` are busy: 2 slots, none is free",
     );
 }
 
@@ -122,7 +122,7 @@ fn a_job_whose_worker_has_vanished_is_marked() {
     let waiting = follow(&naq, &["wait", "j"]);
     worker.signal(Signal::SIGKILL);
     worker.wait_exit();
-    waiting.expect_stderr("was not seen for");
+    waiting.expect_stderr("has sent no heartbeat for");
     waiting.expect_stderr("no worker serves queue `build`; start one with `naq worker build`");
     naq.cli(["jobs"])
         .run()
@@ -135,7 +135,7 @@ fn a_job_whose_worker_has_vanished_is_marked() {
     naq.cli(["status", "j"])
         .run()
         .succeeds()
-        .expect_stdout("was not seen for");
+        .expect_stdout("has sent no heartbeat for");
 }
 
 #[test]
@@ -156,9 +156,9 @@ fn a_full_store_is_what_a_job_waits_for_whose_outcome_finds_no_room() {
     std::fs::write(naq.home().join("go"), "").unwrap();
     worker.expect_stderr("cannot record the outcome yet");
     let waiting = follow(&naq, &["wait", job.as_str()]);
-    waiting.expect_stderr("waiting: the store is full, so that no outcome can be recorded");
+    waiting.expect_stderr("waiting: the store is full, so workers cannot record outcomes");
     let said = waiting.stderr_text();
-    assert!(!said.contains("not seen"), "{said}");
+    assert!(!said.contains("no heartbeat"), "{said}");
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn a_time_out_does_not_end_a_wait() {
     assert_eq!(waited, (Ok(()), Some(State::Succeeded)));
 }
 
-/// Verbs that end by themselves have a time limit, in which a server may answer without an end. One that
-/// waits for a job waits for as long as the job runs.
+/// Verbs that end by themselves have a time limit, even if a server answers without an end. A verb that waits
+/// for a job waits for as long as the job runs.
 #[test]
 fn a_verb_that_waits_for_a_job_has_no_time_limit() {
     let server = TestServer::start();
@@ -241,7 +241,7 @@ fn a_verb_that_waits_for_a_job_has_no_time_limit() {
         .run()
         .succeeds()
         .expect_stdout("waited\n");
-    let script = "trap 'sleep 1; exit' TERM; touch ready; while :; do sleep 0.01; done";
+    let script = "trap 'sleep 1; exit 1' TERM; touch ready; while :; do sleep 0.01; done";
     let job = naq.enqueue(&["-q", "build", "--", "sh", "-c", script]);
     eventually("it can be asked to end", || {
         naq.home().join("ready").exists()

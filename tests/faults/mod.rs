@@ -31,7 +31,7 @@ mod suspects;
 mod terminal;
 mod unreadable;
 
-/// The words of a worker of one queue whose jobs run in a folder that every user may enter.
+/// The arguments of a worker of one queue whose jobs run in a folder that every user may enter.
 fn worker_words<'w>(queue: &'w str, containment: &'w str) -> [&'w str; 6] {
     [
         "worker",

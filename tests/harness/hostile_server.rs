@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// What the server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Harm {
-    /// It never greets.
+    /// The server sends no greeting.
     Mute,
     /// Its greeting has no end.
     EndlessInfo,

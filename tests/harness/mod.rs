@@ -25,12 +25,12 @@ pub(crate) fn skipped(what: &str) {
 /// The variable with which CI says that a missing program is a failure.
 const PROGRAMS_REQUIRED: &str = "NAQ_TEST_REQUIRE_PROGRAMS";
 
-/// Whether what a test needs has to be installed, instead of being skipped.
+/// Whether a missing program fails a test, instead of skipping it.
 pub(crate) fn is_required() -> bool {
     naq_client::config::environment().contains_key(PROGRAMS_REQUIRED)
 }
 
-/// The path of an installed program. `None` if it is missing, after saying what is not done without it.
+/// The path of an installed program. `None` if it is missing; then this prints what is skipped.
 pub(crate) fn find_program(name: &str, without: &str) -> Option<PathBuf> {
     let search = naq_client::config::environment()
         .remove("PATH")

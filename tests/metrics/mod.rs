@@ -1,4 +1,4 @@
-//! What monitors read: the counts of real workers and schedulers, and the page about them.
+//! Metrics of real workers and schedulers, and the page that documents them.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

@@ -1,4 +1,4 @@
-//! Asking for metrics as a monitor does, and reading the answer.
+//! Scrapes metrics as Prometheus does, and parses the answer.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::find_program;
 use crate::harness::nats::TEST_TIMEOUT;
 
-/// The answer to a request: its status, its head, and its body.
+/// The answer to a request: its status, its headers, and its body.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,

@@ -54,7 +54,7 @@ fn a_server_of_another_user_gets_nothing_unless_its_user_is_named() {
     assert!(impostor.heard().contains("hunter2"), "{}", impostor.heard());
 }
 
-/// With the last descriptor it connects, and cannot open the kernel's list of connections any more.
+/// The connection uses the last descriptor, so naq cannot open the kernel's list of connections.
 #[test]
 fn a_client_without_a_descriptor_to_look_with_sends_nothing() {
     let server = TestServer::start();

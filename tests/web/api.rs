@@ -1,4 +1,4 @@
-//! What programs do by the API, and how it refuses.
+//! Requests of programs to the API, and its refusals.
 
 use super::Dashboard;
 use super::http::read_head;

@@ -1,5 +1,5 @@
-//! Pages in a real browser. Without Chromium, Node and the packages of `tests/web/browser` this is skipped,
-//! with a line that says so.
+//! Pages in a real browser. Without Chromium, Node and the packages of `tests/web/browser`, the tests are
+//! skipped, and print why.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 use crate::harness::{find_program, is_required, skipped};
 
-/// A script of `tests/web/browser` that looks at pages. Killed when dropped.
+/// A script of `tests/web/browser` that tests pages. Killed when dropped.
 struct Browsing {
     node: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -21,7 +21,7 @@ impl Browsing {
     /// Starts a script. `None` if something is not installed.
     #[expect(clippy::disallowed_methods, reason = "the browser of a user")]
     fn start(script: &str, addresses: &[&str]) -> Option<Browsing> {
-        let without = "no page is looked at in a browser";
+        let without = "no page is tested in a browser";
         let chromium = find_program("chromium", without)?;
         let node = find_program("node", without)?;
         let folder = Path::new(crate::ROOT).join("tests/web/browser");

@@ -1,4 +1,4 @@
-//! Settings of queues, due times, cron expressions and schemas by the API.
+//! The API of queue settings, due times, cron expressions and schemas.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Failed jobs by the API.
+//! The API of failed jobs.
 
 use serde_json::json;
 

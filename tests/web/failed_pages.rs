@@ -36,7 +36,7 @@ impl Browser<'_> {
             .send()
     }
 
-    /// Sends a form, and opens the page that it leads back to.
+    /// Sends a form, and opens the page that the answer redirects to.
     #[track_caller]
     fn submit_and_follow(&self, path: &str, form: &str) -> String {
         let answer = self.submit(path, form).expect(303);
@@ -119,7 +119,7 @@ fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
 
     let done = browser.submit_and_follow("/failed/retry", &form("2"));
     assert!(done.contains("2 jobs enqueued again."), "{done}");
-    assert!(done.contains("No job has failed that matches"), "{done}");
+    assert!(done.contains("No failed job matches"), "{done}");
     let info = dashboard.get("/api/queues/build").expect(200).json();
     assert_eq!(info["depth"], 2, "{info}");
 

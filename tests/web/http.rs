@@ -1,4 +1,4 @@
-//! A client that sends any request, however wrong.
+//! An HTTP client that can send any request, even an invalid one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -50,7 +50,7 @@ impl Request {
         self.open_with(&length)
     }
 
-    /// Sends the head of a request whose body follows in chunks, and leaves the connection open.
+    /// Sends the headers of a request whose body follows in chunks, and leaves the connection open.
     pub(super) fn open_chunked(self) -> BufReader<TcpStream> {
         self.open_with("Transfer-Encoding: chunked\r\n")
     }
@@ -168,7 +168,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Asserts that this is an error of a kind, with its page, and returns what it says.
+    /// Asserts that the answer is an error of this kind, with a page about it. Returns the detail.
     #[track_caller]
     pub(super) fn problem(self, status: u16, slug: &str) -> String {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The page of a job, its forms, and what an open one gets.
+//! The page of a job, its forms, and the event stream of an open page.
 
 use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! The page of jobs, its filter, and the forms in which a list leaves the dashboard.
+//! The page of jobs, its filter, and the export formats.
 
 use std::collections::BTreeSet;
 
@@ -86,7 +86,7 @@ fn a_filter_selects_jobs_and_an_error_names_its_word() {
     let naq = Naq::new(&server);
     let dashboard = Dashboard::start(&naq, &[]);
     let empty = dashboard.get("/jobs").expect(200).text();
-    assert!(empty.contains("No job was enqueued yet."), "{empty}");
+    assert!(empty.contains("No job has been enqueued yet."), "{empty}");
     let _worker = naq
         .cli(["worker", "build", "--name", "anvil", "--quiet"])
         .follow();
@@ -176,7 +176,7 @@ fn a_filter_selects_jobs_and_an_error_names_its_word() {
     lists_of_the_api(&dashboard);
 }
 
-/// The same jobs by the API, in each form.
+/// The same jobs from the API, in each format.
 fn lists_of_the_api(dashboard: &Dashboard) {
     let listed = |query: &str| -> Vec<String> {
         let answer = dashboard

@@ -62,7 +62,7 @@ impl Dashboard {
             .header("Authorization", &authorization)
     }
 
-    /// A request that proves nothing.
+    /// A request without a token or a session.
     fn anonymous(&self, method: &str, path: &str) -> Request {
         Request::new(&self.address, method, path)
     }

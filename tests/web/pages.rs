@@ -1,4 +1,4 @@
-//! What browsers get, without a browser.
+//! Pages and live updates, requested without a browser.
 
 use std::io::BufRead;
 

@@ -1,4 +1,4 @@
-//! Who gets in, from where, and what they may do.
+//! Authentication, permitted hosts, and rights.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -289,15 +289,15 @@ impl Client {
         Ok(server.map(|server| ClockSkew::new(asked_at, server, since.elapsed())))
     }
 
-    /// Returns what the account of naq has stored in JetStream.
+    /// Returns the storage that naq's account uses in JetStream.
     ///
     /// # Errors
-    /// Returns [`ClientError::Broker`] if NATS does not answer, or if this user may not know.
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the request.
     pub async fn fetch_storage_usage(&self) -> Result<StorageUsage, ClientError> {
         Ok(self.broker.storage_usage().await?)
     }
 
-    /// Returns the number of failed and rejected jobs that are kept, without reading them.
+    /// Returns the number of dead letters, without reading them.
     ///
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.

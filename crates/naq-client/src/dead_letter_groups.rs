@@ -1,4 +1,4 @@
-//! Dead letters grouped by their cause.
+//! Dead letters grouped by cause.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,10 +11,10 @@ use naq_core::FailureGroup;
 use naq_jetstream::DeadLetter;
 use naq_protocol::{JobId, QueueName, Reason, Timestamp};
 
-/// Maximum number of groups that are kept apart. The smallest ones are counted together.
+/// Maximum number of separate groups. Further ones, the smallest, are counted together.
 const GROUPS_MAX: usize = 200;
 
-/// Maximum number of jobs that a group names: the last to fail.
+/// Maximum number of jobs that a group names: those that failed last.
 const JOBS_NAMED_MAX: usize = 10;
 
 /// Maximum number of queues that a group names.
@@ -89,7 +89,7 @@ impl DeadLetterGroup {
         cause.to_string()
     }
 
-    /// Counts a job that failed after those that are counted.
+    /// Counts a job that failed after all counted ones.
     fn add(&mut self, job: &DeadLetter) {
         self.count += 1;
         self.first_seen = self.first_seen.min(job.time);
@@ -118,7 +118,7 @@ impl DeadLetterGroup {
     }
 }
 
-/// Dead letters, grouped by their cause. [`Client::group_dead_letters`] returns it.
+/// Dead letters, grouped by cause. [`Client::group_dead_letters`] returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetterGroups {
@@ -133,7 +133,7 @@ pub struct DeadLetterGroups {
     pub up_to: u64,
 }
 
-/// Groups as they are collected.
+/// Groups during the collection.
 #[derive(Default)]
 struct Collector {
     groups: HashMap<FailureGroupId, DeadLetterGroup>,
@@ -189,8 +189,8 @@ impl Collector {
 }
 
 impl Client {
-    /// Groups the selected dead letters by their cause: the reason and what their errors have in common.
-    /// Reads their headers and no envelopes. Memory use is bounded.
+    /// Groups the selected dead letters by cause: the reason, and the text of the error without ids, numbers,
+    /// paths and quoted parts. Reads headers, not envelopes. Memory use is bounded.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, DeadLetterFilter};
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(other.first_seen.unix_ms(), 1_000);
         assert!(other.last_seen < found.groups[0].last_seen);
         assert_eq!(other.cause(), "other causes");
-        // what happened often is not merged
+        // frequent causes are not merged
         let disk = found
             .groups
             .iter()

@@ -88,15 +88,15 @@ pub struct JobPage {
     pub jobs: Vec<JobSummary>,
     /// Where the next page starts. `None` means that this is the last page.
     pub next: Option<JobCursor>,
-    /// Whether the page ends because [`JobSearch::scan_max`] or [`JobSearch::time_max`] was reached: the
-    /// page may have fewer jobs than it could, and older jobs may be selected.
+    /// Whether the search stopped early because it reached [`JobSearch::scan_max`] or
+    /// [`JobSearch::time_max`]: the page may be short although older jobs match.
     pub is_cut: bool,
 }
 
 /// Which jobs [`Client::search_jobs`] returns, and how much it reads to find them.
 #[derive(Clone, Debug)]
 pub struct JobSearch {
-    /// Selects jobs before the caller does.
+    /// Selects jobs before the caller's own condition does.
     pub filter: JobFilter,
     /// Jobs that changed before this time are left out. `None` means no limit.
     pub since: Option<Timestamp>,
@@ -106,11 +106,11 @@ pub struct JobSearch {
     pub limit: usize,
     /// The maximum number of jobs that are read, whether they are selected or not.
     pub scan_max: usize,
-    /// No further job is read after this time. One is read in any case, so that a search gets on.
+    /// No further job is read after this time. At least one is read, so that a search makes progress.
     pub time_max: Duration,
 }
 
-/// A job that the filter has selected, and where its envelope is if that has to be read.
+/// A job that the filter selected, and the place of its envelope if that has to be read.
 struct Candidate {
     job: JobSummary,
     envelope: Option<EnvelopeLocation>,
@@ -164,8 +164,8 @@ impl Client {
         self.search_jobs(&search, |_| true).await
     }
 
-    /// Returns the jobs of a list for which `is_selected` is true, as [`Client::list_jobs`] does, and stops
-    /// when it has read as much as the search allows. The page's `next` then continues the search.
+    /// Returns the jobs of a list for which `is_selected` is true, in the order of [`Client::list_jobs`].
+    /// Stops at the limits of the search; the page's `next` then continues it.
     ///
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer.
@@ -243,7 +243,7 @@ impl Client {
         Ok(page)
     }
 
-    /// Reads what candidates run, and adds those that are selected to a page.
+    /// Reads the envelopes of candidates, and adds the selected jobs to a page.
     async fn add_selected(
         &self,
         mut candidates: Vec<Candidate>,

@@ -1,4 +1,4 @@
-//! Writes files that only this user can read: keys, passwords, what the user trusts, where a server is.
+//! Writes files that only this user can read: keys, passwords, trusted files, the address of a server.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Returns the error of the operating system. The old file is then left as it was.
 pub fn write_private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
-    // Not a fixed name: two processes may write the file at the same time.
+    // A random name, because two processes may write the file at the same time.
     name.push(format!(".new-{:016x}", rand::random::<u64>()));
     let fresh = Path::new(&name);
     let written = write_fresh(fresh, content).and_then(|()| fs::rename(fresh, path));
@@ -28,7 +28,7 @@ fn write_fresh(path: &Path, content: &[u8]) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
     file.write_all(content)?;
-    // Otherwise the new name may reach the disk before the content.
+    // Without this sync, the new name may reach the disk before the content.
     file.sync_all()
 }
 

@@ -59,8 +59,8 @@ impl Queue {
         &self.name
     }
 
-    /// Returns since when the first job is queued that no worker has got yet. `None` if no such job exists.
-    /// Jobs that require labels do not count.
+    /// Returns the time since which the first job that no worker has received is queued. `None` if no such
+    /// job exists. Jobs that require labels do not count.
     ///
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.

@@ -304,7 +304,8 @@ impl ScheduleSummary {
         }
     }
 
-    /// Returns the longest time between two of its next ticks. `None` means that it has fewer than two.
+    /// Returns the longest interval between consecutive next ticks. `None` means that the schedule has fewer
+    /// than two.
     #[must_use]
     pub fn period(&self) -> Option<Duration> {
         let (plan, _) = prepare_schedule(&self.schedule, &mut CronCache::default()).ok()?;

@@ -13,7 +13,7 @@ const CHUNK_CHARS_MAX: usize = 80;
 /// Maximum number of characters of an error that are read.
 const READ_CHARS_MAX: usize = 4_096;
 
-/// What failures with the same cause have in common. [`failure_group`] returns it.
+/// The common part of failures with the same cause. [`failure_group`] returns it.
 ///
 /// Its text names the cause: `exit 3`, `spawn: cannot start `…``.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct FailureGroup {
     pub exit_code: Option<i32>,
     /// The signal, if it is the reason.
     pub signal: Option<i32>,
-    /// The first line of the error, without what differs from job to job. `None` if there is no error.
+    /// The first line of the error, without the parts that differ from job to job. `None` without an error.
     pub error: Option<String>,
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for FailureGroup {
     }
 }
 
-/// The first line of an error without what differs from job to job.
+/// The first line of an error, without the parts that differ from job to job.
 fn pattern(error: &str) -> String {
     let line = error.trim_start().lines().next().unwrap_or_default();
     let line: Vec<char> = line.chars().take(READ_CHARS_MAX).collect();
@@ -88,7 +88,7 @@ fn pattern(error: &str) -> String {
             _ => "<text>",
         };
         let length = chunk.chars().count() + usize::from(chars > 0);
-        // cut between two chunks, so that none becomes another one
+        // cut between two chunks, because a chunk that is cut could turn into a different one
         if chars + length > FAILURE_ERROR_CHARS_MAX {
             break;
         }
@@ -101,10 +101,10 @@ fn pattern(error: &str) -> String {
     pattern
 }
 
-/// Replaces what is between two quotes by `…`. A quote without its counterpart stays.
+/// Replaces the text between two quotes by `…`. A quote without a counterpart stays.
 fn replace_quoted(line: &[char]) -> Vec<char> {
     let mut replaced = Vec::with_capacity(line.len());
-    // an apostrophe that has no counterpart after it has none after a later place either
+    // if an apostrophe has no counterpart, a later one has none either
     let mut without_end = [false; 3];
     let mut at = 0;
     while let Some(&c) = line.get(at) {
@@ -116,7 +116,7 @@ fn replace_quoted(line: &[char]) -> Vec<char> {
         };
         let is_open = kind < 3 && !without_end[kind] && may_open(line, at);
         let end = match is_open {
-            // what this function returns, whatever is around it
+            // an already replaced part stays the same, so that this function is idempotent
             _ if kind < 3 && line.get(at + 1) == Some(&c) => Some(at + 1),
             _ if kind < 3 && line.get(at + 1..at + 3) == Some(&['…', c]) => Some(at + 2),
             true => {
@@ -127,7 +127,7 @@ fn replace_quoted(line: &[char]) -> Vec<char> {
             false => None,
         };
         match end {
-            // nothing between the quotes
+            // empty quotes
             Some(end) if end == at + 1 => replaced.extend([c, c]),
             Some(end) => {
                 replaced.extend([c, '…', c]);
@@ -241,7 +241,7 @@ fn replace_part(part: &str) -> String {
     if digits.is_some_and(is_hex) || (has_letter && part.len() >= 6 && is_hex(part)) {
         return "<hex>".to_owned();
     }
-    // letters and digits that take turns are made by a machine: `01J8ZQ5T`
+    // a machine generated alternating letters and digits: `01J8ZQ5T`
     let turns = part.chars().zip(part.chars().skip(1));
     let turns = turns.filter(|(one, next)| is_digit(*one) != is_digit(*next));
     if turns.count() > 1 && part.len() >= 6 {

@@ -1,28 +1,28 @@
-//! Reads whole files, of which any may be a FIFO, a device or a file without an end: each is opened once,
-//! checked by its descriptor, and read up to a bound.
+//! Reads whole files. Each may turn out to be a FIFO, a device or an endless file, so it is opened once,
+//! checked through its descriptor, and read up to a bound.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Maximum size of a file that naq or a person has written for naq, in bytes.
+/// Maximum size of a file that naq or a user wrote for naq, in bytes.
 pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a file contained, and who could change it.
+/// The content of a file, and its owner and permissions.
 #[derive(Debug)]
 pub struct FileContent {
-    /// Its bytes.
+    /// The content.
     pub bytes: Vec<u8>,
-    /// The id of the user that it belongs to. `None` on systems without such owners.
+    /// The user id of the owner. `None` on systems without such ids.
     pub uid: Option<u32>,
-    /// Its permission bits. `None` on systems without them.
+    /// The permission bits. `None` on systems without them.
     pub mode: Option<u32>,
 }
 
 /// Reads a regular file of at most this size, in bytes.
 ///
-/// Neither waits for the writer of a FIFO nor reads from a device. Everything is about the open descriptor,
-/// so that nobody can replace the file between the check and the read. It may block for as long as the file
+/// Neither waits for the writer of a FIFO nor reads from a device. All checks use the open descriptor, so
+/// that nobody can replace the file between the check and the read. The call blocks for as long as the file
 /// system does.
 ///
 /// # Errors

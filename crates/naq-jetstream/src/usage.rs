@@ -1,4 +1,4 @@
-//! Figures for monitors: what the account stores, and since when jobs are queued.
+//! Data for metrics: the storage of the account, and since when jobs are queued.
 
 use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use crate::error::BrokerError;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{QueueName, Timestamp};
 
-/// What an account has stored in JetStream.
+/// The storage that an account uses in JetStream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StorageUsage {
     /// Bytes on disk.
@@ -41,10 +41,10 @@ impl From<AccountReply> for StorageUsage {
 }
 
 impl Broker {
-    /// What the account of this connection has stored in JetStream.
+    /// Reads the storage that this connection's account uses in JetStream.
     ///
     /// # Errors
-    /// Returns [`BrokerError::PermissionDenied`] if the user may not know, and another error if the server
+    /// Returns [`BrokerError::PermissionDenied`] if the user may not read it, and another error if the server
     /// does not answer.
     pub async fn storage_usage(&self) -> Result<StorageUsage, BrokerError> {
         const DOING: &str = "reading how much is stored";
@@ -55,7 +55,7 @@ impl Broker {
         Ok(reply.into())
     }
 
-    /// The number of dead letters that are kept.
+    /// Reads the number of dead letters.
     ///
     /// # Errors
     /// Returns an error if the server does not answer, or denies the read.
@@ -80,8 +80,8 @@ impl Broker {
         }
     }
 
-    /// Since when the first job is queued that no worker has got yet. `None` if no such job exists. Jobs that
-    /// require labels do not count.
+    /// Reads the time since which the first job that no worker has received is queued. `None` if no such job
+    /// exists. Jobs that require labels do not count.
     ///
     /// # Errors
     /// Returns an error if the server does not answer, or denies the read.

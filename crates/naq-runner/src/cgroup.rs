@@ -68,7 +68,7 @@ impl WorkerCgroup {
                 continue;
             };
             if !path.join("cgroup.kill").exists() {
-                // If it is gone already, another starting worker has removed it.
+                // If it no longer exists, another starting worker has removed it.
                 if fs::remove_dir(&path).is_ok() || taken >= 1000 {
                     return Err(io::Error::other("this kernel has no cgroup.kill"));
                 }
@@ -462,7 +462,7 @@ mod tests {
         assert!(!is_only_process("", 12));
     }
 
-    /// A new group. `None` if this process may make none.
+    /// A new group. `None` if this process may not create groups.
     fn group(name: &str) -> Option<PathBuf> {
         use std::io::Write;
         let made = current_group().and_then(|own| {

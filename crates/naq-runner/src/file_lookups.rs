@@ -9,8 +9,7 @@ use tokio::sync::{Semaphore, oneshot};
 /// How long a lookup may take.
 const LOOKUP_MAX: Duration = Duration::from_millis(500);
 
-/// Maximum number of lookups at once, including those that will never return, and so of threads that
-/// are lost to them.
+/// Maximum number of lookups at once, including those that never return and block a thread.
 const LOOKUPS_AT_ONCE: usize = 4;
 
 /// Runs lookups on threads of their own, in bounded time. Not on those of the tokio runtime, which

@@ -1,6 +1,6 @@
-//! Signals to processes that were found in a list. Between the list and the signal a process can end, and
-//! its number can go to another one: a job that forks without end uses up all numbers in a second. So the
-//! process is held by a descriptor, and compared with what was listed, before it gets the signal.
+//! Sends signals to processes from a listing. After the listing, a process can end and another one can get
+//! its id: a job that forks endlessly uses all ids within a second. So this opens a descriptor of the process
+//! and compares it with the listing before it sends the signal.
 
 use std::os::fd::OwnedFd;
 
@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-/// Sends signals to a process if `is_listed` still holds of it. A process that has ended gets none.
+/// Sends signals to a process if `is_listed` still returns true. A process that has ended gets none.
 pub(super) fn send_signals(pid: i32, signals: &[Signal], is_listed: impl FnOnce() -> bool) {
     let Some(process) = open(pid) else { return };
     if !is_listed() {
@@ -32,7 +32,7 @@ pub(super) fn send_signals(pid: i32, signals: &[Signal], is_listed: impl FnOnce(
 enum Process {
     /// A descriptor, which never refers to another process.
     Held(OwnedFd),
-    /// A number, on a kernel without such descriptors.
+    /// A process id, on a kernel without such descriptors.
     Number(Pid),
 }
 

@@ -1,4 +1,4 @@
-//! How people read times, sizes, numbers and outcomes, in a terminal and on a page.
+//! Formats times, sizes, numbers and outcomes for people, in terminals and on pages.
 
 pub(crate) mod waiting;
 
@@ -7,8 +7,8 @@ use std::time::Duration;
 use naq_client::RecordSummary;
 use naq_protocol::{Reason, Record, State, Timestamp};
 
-/// What to do about a full store.
-pub(crate) const FREE_ROOM: &str = "free room with `naq purge --results --older-than 1d` or `naq queue purge QUEUE`, or raise the limit in NATS";
+/// The hint if the store is full.
+pub(crate) const FREE_ROOM: &str = "free space with `naq purge --results --older-than 1d` or `naq queue purge QUEUE`, or raise the limit in NATS";
 
 /// A number of things: `1 job`, `2 jobs`.
 pub(crate) fn count(number: u64, thing: &str) -> String {
@@ -38,7 +38,7 @@ pub(crate) fn relative_time(moment: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// The beginning of a text: at most so many characters, and `…` where it was cut.
+/// The first characters of a text, at most `chars_max`, followed by `…` if more follow.
 pub(crate) fn excerpt(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -109,7 +109,7 @@ impl Ending {
     }
 }
 
-/// The mark of a name that only a later version of naq defines.
+/// Marks a name that only a later version of naq defines.
 pub(crate) const NEWER: &str = "written by a newer naq";
 
 /// The one spelling of an outcome in every verb: `succeeded`, `failed (exit 3)`,

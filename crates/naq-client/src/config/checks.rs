@@ -56,7 +56,7 @@ pub(super) fn keep_one_auth_method(
 #[derive(Debug, Default)]
 pub(super) struct NamedAddresses {
     named: Vec<(Source, Value)>,
-    /// The file in the current folder, whose author may be anybody.
+    /// The file in the current folder, whose author is unknown.
     current_dir: Option<PathBuf>,
 }
 

@@ -13,7 +13,7 @@ use super::trust;
 pub struct TrustedFile {
     /// The file.
     pub path: PathBuf,
-    /// The settings of it that are not harmless, in the order of its lines.
+    /// The settings in the file that are not harmless, in the order of its lines.
     pub settings: Vec<&'static str>,
 }
 

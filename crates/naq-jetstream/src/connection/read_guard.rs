@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 /// nats-server can be configured for has 64 MiB.
 const INCOMPLETE_BYTES_MAX: u64 = 72 << 20;
 
-/// Time between two checks of the counters. What arrives in between adds to the bound.
+/// Time between two checks of the counters. Bytes that arrive in between add to the bound.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Watches a connection for as long as it is kept.

@@ -74,7 +74,7 @@ enum Owner {
     Other(u32),
     /// The kernel lists no such connection: it leads to another machine or another network namespace.
     Unknown,
-    /// This process lacks what it needs to look, such as a descriptor.
+    /// This process lacks a resource for the lookup, such as a descriptor.
     NotLookedUp,
 }
 
@@ -181,7 +181,7 @@ impl ServerUsers {
     }
 }
 
-/// Whether a table of the kernel does not exist, or is closed to this process for good.
+/// Whether a table of the kernel does not exist, or is permanently inaccessible to this process.
 fn is_absent(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)

@@ -204,8 +204,8 @@ impl Broker {
         if let Some(envelope) = self.envelope_at(&location).await? {
             return Ok(Some(envelope));
         }
-        // The job may have moved on since its record was read, and its message be gone. An ended job has the
-        // envelope in its record.
+        // The job's state may have changed since its record was read, and its message may no longer exist.
+        // The record of an ended job contains the envelope.
         let (Some(now), _) = self.read_record(&record.job_id).await? else {
             return Ok(None);
         };

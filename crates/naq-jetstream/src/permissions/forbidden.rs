@@ -1,4 +1,4 @@
-//! What each role must not be able to do.
+//! Operations that each role must not be able to do.
 
 use super::operation::{Operation, reading, writing};
 use super::role::Role;
@@ -6,7 +6,7 @@ use super::roles::Subjects;
 use crate::names::Names;
 use naq_protocol::QueueName;
 
-/// What a role must not be able to do. `other` is a queue that it has no right on.
+/// The operations that a role must not be able to do. `other` is a queue on which it has no right.
 #[must_use]
 pub fn forbidden_operations(
     names: &Names,

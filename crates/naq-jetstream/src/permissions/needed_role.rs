@@ -1,4 +1,4 @@
-//! The roles that may do what the server denies a user.
+//! Finds the roles that are sufficient for a denied action.
 
 use super::role::Role;
 use super::roles::permissions;
@@ -7,16 +7,16 @@ use crate::connection::denial::Denial;
 use crate::names::Names;
 use naq_protocol::QueueName;
 
-/// The roles of which any would suffice for a denied action.
+/// The roles each of which is sufficient for a denied action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeededRole {
-    /// One of these, those with the fewest rights first; never empty.
+    /// The roles, those with the fewest rights first; never empty.
     pub roles: Vec<Role>,
-    /// The queue that the user needs the role for. `None` if the role has the right whatever its queues.
+    /// The queue for which the user needs the role. `None` if the role has the right for any queue.
     pub queue: Option<QueueName>,
 }
 
-/// Finds the roles that may do what the server denies. `None` if no role may.
+/// Finds the roles that are sufficient for a denied action. `None` if no role is.
 #[must_use]
 pub fn needed_role(
     names: &Names,

@@ -2,10 +2,10 @@
 
 use crate::connection::denial::DeniedAction;
 
-/// Something that a role does, and the subjects that it needs for it.
+/// An operation of a role, and the subjects that it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// What it is, for people.
+    /// Description for people.
     pub what: &'static str,
     /// Subjects that it publishes to.
     pub publish: Vec<String>,
@@ -13,17 +13,17 @@ pub struct Operation {
     pub subscribe: Vec<String>,
 }
 
-/// What a role may do.
+/// The permissions of a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    /// Everything that it does.
+    /// All operations of the role.
     pub operations: Vec<Operation>,
-    /// Whether it answers requests of others, on subjects that they choose.
+    /// Whether the role answers requests, on reply subjects that the requesters choose.
     pub may_reply: bool,
 }
 
 impl Permissions {
-    /// Whether the role may do this on a subject, which may have wildcards.
+    /// Whether the role may do this on a subject, which may contain wildcards.
     pub(super) fn allow(&self, action: DeniedAction, subject: &str) -> bool {
         let allowed = match action {
             DeniedAction::Publish => self.publish(),

@@ -1,7 +1,7 @@
 //! Lists of the JetStream API, read page by page.
 //!
-//! The server says how long a list is, and a broken or hostile one may never end a list. So a list has a
-//! bound and a time limit, and naq keeps only the entries that it uses.
+//! The server determines the length of a list, and a broken or hostile server may never end it. So naq limits
+//! the length and the time, and keeps only the entries that it uses.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -22,8 +22,8 @@ const CHUNK_BYTES_MAX: usize = 128 << 10;
 /// Maximum size of an object that is read, in bytes.
 const OBJECT_BYTES_MAX: usize = 1 << 30;
 
-/// Time limit of reading a chunk as a whole, in whatever parts it arrives. So an object of this size takes
-/// a bounded time.
+/// Time limit for a whole chunk, in however many parts it arrives. So reading an object of this size takes a
+/// bounded time.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
@@ -163,7 +163,7 @@ enum ObjectError {
     Io(std::io::Error),
     /// A chunk did not arrive in time.
     TimedOut,
-    /// There is more than the description says.
+    /// The content is longer than the description says.
     TooLarge,
 }
 

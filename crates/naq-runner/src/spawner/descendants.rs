@@ -13,7 +13,7 @@ use super::super::send_signal::send_signals;
 /// continues.
 const STOP_ROUNDS_MAX: usize = 64;
 
-/// A process, and the one in whose list of children it was.
+/// A process, and the process that listed it as a child.
 #[derive(Clone, Copy)]
 struct Descendant {
     pid: i32,
@@ -21,8 +21,8 @@ struct Descendant {
 }
 
 impl Descendant {
-    /// Sends signals, unless the number belongs to another process by now. Once its parent has ended, it
-    /// is a child of this process.
+    /// Sends signals, unless the process id now belongs to another process. After the end of its parent, the
+    /// process is a child of this one.
     fn signal(self, signals: &[Signal]) {
         send_signals(self.pid, signals, || {
             let parent = stat_field(self.pid, 1);

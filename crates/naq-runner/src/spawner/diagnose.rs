@@ -189,7 +189,7 @@ enum FileKind {
 }
 
 fn file_kind(file: &Path) -> io::Result<FileKind> {
-    // A job may have replaced the program by a FIFO, for whose writer the spawner would wait.
+    // A job may have replaced the program by a FIFO, and the spawner would wait for its writer.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new()
         .read(true)

@@ -167,8 +167,8 @@ impl Launcher {
         }
     }
 
-    /// The children of this process that cannot be assigned to a job: they are not the first process
-    /// of a job or of a namespace, and in no job's control group. With CLONE_PARENT, a process can make
+    /// The children of this process that belong to no known job: none is the first process of a job or a
+    /// namespace, and none is in a job's control group. With CLONE_PARENT, a process can make
     /// its own child a child of its parent, which for a job's first process is this spawner; and
     /// the orphans of a job without a namespace become children of this process, also if they have
     /// left the job's group.

@@ -17,11 +17,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum ConfigVerb {
-    /// Trust the naq.toml of the current folder, as it is now
+    /// Trust the naq.toml of the current folder with its current content
     ///
     /// A file that is found in the current folder may have come with what was cloned or unpacked there.
-    /// Until it is trusted, naq refuses it if it has other than harmless settings. Once it has changed,
-    /// trust it again. A file that --config or NAQ_CONFIG names needs no trust.
+    /// Without trust, naq refuses the file if it has any setting that is not harmless. Trust it again after
+    /// each change. A file that --config or NAQ_CONFIG names needs no trust.
     Trust(TrustArgs),
 }
 
@@ -32,7 +32,8 @@ struct TrustArgs {
     revoke: bool,
 }
 
-/// Runs the verbs that decide which settings count, and so need none. `None` if there is no such verb.
+/// Runs the verbs that decide which settings apply, and so run without settings. `None` if the verb is not
+/// one of them.
 pub(super) fn run_without_settings(args: &Args) -> Option<Result<u8, Failure>> {
     let verb = args.verb.as_ref();
     verb.map(|ConfigVerb::Trust(args)| trust(args))
@@ -54,7 +55,7 @@ fn trust(args: &TrustArgs) -> Result<u8, Failure> {
     }
 }
 
-/// Prints what was done with a file.
+/// Reports what the verb did with a file.
 fn report(path: &Path, action: &str, settings: &[&str]) -> Result<u8, Failure> {
     let file = path.display().to_string();
     if render::is_json() {

@@ -17,30 +17,30 @@ use naq_client::{Client, SMALL_FILE_BYTES_MAX, read_file, text_of_file, write_pr
 /// Port of a dashboard unless another one is given.
 const PORT_DEFAULT: u16 = 8080;
 
-/// The name of the token that the dashboard creates.
+/// Name of the token that the dashboard creates.
 const LOCAL_TOKEN: &str = "local";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Address to listen on; any but a loopback address needs --tokens
+    /// Address to listen on; every address except loopback requires --tokens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
-    /// Port to listen on; 0 takes a free one
+    /// Port to listen on; 0 chooses a free one
     #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
     port: u16,
-    /// Name of this host in the header Host, besides its address; repeat for more
+    /// Further host name to accept in the header Host; may be given several times
     #[arg(long = "host-name", value_name = "NAME")]
     host_names: Vec<String>,
-    /// Path of the pages behind a reverse proxy
+    /// Path of the pages behind a reverse proxy, such as /naq
     #[arg(long, value_name = "PATH", default_value = "")]
     base_path: BasePath,
-    /// Let nobody change anything
+    /// Refuse every change
     #[arg(long, conflicts_with = "allow_submit")]
     read_only: bool,
-    /// Let browsers enqueue jobs and store schedules, which means to run any command on the workers
+    /// Allow browsers to enqueue jobs and store schedules, and so to run any command on the workers
     #[arg(long)]
     allow_submit: bool,
-    /// File of tokens that only you can read: a line each of view, operate or submit, a name, and a secret
+    /// File of tokens that only you can read; each line has view, operate or submit, a name, and a secret
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 }
@@ -53,7 +53,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             "--host {}: other machines can reach this address",
             args.host
         );
-        return Err(Failure::usage(message).hint("give --tokens FILE with the tokens of its users"));
+        return Err(Failure::usage(message).hint("pass --tokens FILE with a token for each user"));
     }
     let mut tokens = Tokens::default();
     if let Some(path) = &args.tokens {
@@ -73,7 +73,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     tokio::select! {
         served = serve(session, config, address, &token_file, stop) => served,
-        // The process ends at once, but not by `exit`, which would lose the end of a log file.
+        // Returns instead of calling `exit`, which would lose the end of a log file.
         Ok(signal) = second_signal => Ok(128 + u8::try_from(signal).unwrap_or_default()),
     }
 }
@@ -110,7 +110,7 @@ fn login_address(listen: SocketAddr, config: &WebConfig, code: &LoginCode) -> St
     format!("http://{listen}{base}/login?code={}", code.as_str())
 }
 
-/// A dashboard in a process that does other things too.
+/// A dashboard in a process with further tasks, such as `naq dev`.
 pub(super) struct SideDashboard {
     /// The address that logs one browser in.
     pub(super) login: String,
@@ -119,7 +119,7 @@ pub(super) struct SideDashboard {
 }
 
 impl SideDashboard {
-    /// Starts one on the default port of this machine, or on a free one if that is in use.
+    /// Starts a dashboard on the default port, or on a free one if that is in use.
     ///
     /// # Errors
     /// Returns a [`Failure`] if the token cannot be read or stored, or if no port is free.
@@ -153,7 +153,7 @@ impl SideDashboard {
         })
     }
 
-    /// Ends it, with its open streams.
+    /// Stops the dashboard and its open streams.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(true);
         if let Ok(Err(error)) = self.serving.await {
@@ -166,19 +166,21 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
     let failure = Failure::new(Exit::Failed, format!("cannot listen on {address}: {error}"));
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            failure.hint("--port names another port, 0 takes a free one")
+            failure.hint("choose another port with --port, or a free one with --port 0")
         }
-        std::io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 need a privilege"),
+        std::io::ErrorKind::PermissionDenied => {
+            failure.hint("ports below 1024 require a privilege; choose another one with --port")
+        }
         _ => failure,
     }
 }
 
-/// The file with the token of programs of this user.
+/// The file with the token for this user's programs.
 fn local_token_file(session: &Session) -> PathBuf {
     session.settings().data_dir.join("dashboard.token")
 }
 
-/// Adds the token of the programs of this user, which is created at the first start.
+/// Adds the token for this user's programs. The first start creates it.
 fn add_local_token(tokens: &mut Tokens, path: &Path) -> Result<(), Failure> {
     let secret = match read_private(path) {
         Ok(text) => text.trim().to_owned(),
@@ -213,8 +215,10 @@ fn add_tokens(tokens: &mut Tokens, path: &Path) -> Result<(), Failure> {
         })?;
     }
     match tokens.is_empty() {
-        true => Err(Failure::usage(format!("{} has no token", path.display()))
-            .hint("write a line such as: operate anna SECRET")),
+        true => Err(
+            Failure::usage(format!("{} contains no token", path.display()))
+                .hint("write a line such as: operate anna SECRET"),
+        ),
         false => Ok(()),
     }
 }
@@ -225,7 +229,7 @@ fn parse_token(line: &str) -> Result<Token, String> {
         [right, name, secret] => Token::new(name, right.parse()?, secret),
         // the line may contain a secret, so it is not quoted
         words => Err(format!(
-            "a token is a right, a name and a secret, and this line has {}",
+            "a line needs a right, a name and a secret, but this one has {}",
             render::count(words.len() as u64, "word")
         )),
     }

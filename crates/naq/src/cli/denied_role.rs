@@ -1,4 +1,4 @@
-//! The hint of an action that the server denies: the roles that may do it.
+//! The hint after a denied action: the roles that may do it.
 
 use super::exit::Failure;
 use super::session::Session;

@@ -135,7 +135,7 @@ async fn enqueue_one(
     times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(session, times)?;
-    // Its input may have come from a program that took its time.
+    // The program that wrote its input may have been slow.
     session.progress.advance();
     EnvelopeCheck::new(session, args.strict).check(&envelope, "")?;
     if let Some(expires_at) = envelope.expires_at.filter(|_| !args.quiet) {

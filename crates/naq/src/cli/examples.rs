@@ -51,8 +51,8 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "why",
         &[
-            ("Say why a job does not run", "naq why report-9"),
-            ("Say it to a program", "naq why report-9 --json"),
+            ("Explain why a job does not run", "naq why report-9"),
+            ("Print the explanation as JSON", "naq why report-9 --json"),
         ],
     ),
     (
@@ -182,7 +182,7 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "failed groups",
         &[
-            ("Group failed jobs by their cause", "naq failed groups"),
+            ("Group failed jobs by cause", "naq failed groups"),
             (
                 "Group a queue's failed jobs of the last day",
                 "naq failed groups --queue default --newer-than 24h",
@@ -466,7 +466,7 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "naq dashboard --port 0",
             ),
             (
-                "Let nobody change anything",
+                "Serve pages that change nothing",
                 "naq dashboard --port 0 --read-only",
             ),
         ],

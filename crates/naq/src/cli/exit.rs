@@ -86,7 +86,7 @@ pub(super) struct Failure {
     /// The name for which nothing of the kind exists that the verb looked for. Something of another
     /// kind may have it.
     pub(super) missing: Option<String>,
-    /// What the server denied the user.
+    /// The action that the server denied.
     pub(super) denial: Option<Box<Denial>>,
     /// The reader of our output has closed it, so there is nobody to report to.
     silent: bool,
@@ -218,7 +218,7 @@ fn missing_name(error: &ClientError) -> Option<String> {
     }
 }
 
-/// What an error says the server denies.
+/// The action that the server denied, according to the error.
 fn denial(error: &ClientError) -> Option<Box<Denial>> {
     match error {
         ClientError::Broker(BrokerError::PermissionDenied { denial, .. }) => {

@@ -34,10 +34,9 @@ enum FailedVerb {
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
         limit: usize,
     },
-    /// Group failed jobs by their cause, the latest failure first
+    /// Group failed jobs by cause, latest failure first
     ///
-    /// The cause is the reason and what the errors of the jobs have in common: ids, numbers, paths and what
-    /// is between quotes do not matter.
+    /// The cause is the reason and the text of the error without ids, numbers, paths and quoted parts.
     Groups {
         #[command(flatten)]
         filter_options: FailedFilterOptions,
@@ -81,7 +80,7 @@ struct FailedFilterOptions {
     /// spawn, crashed, lost, output, unstorable, dependency …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
-    /// Select jobs of this group, as `naq failed groups` names it
+    /// Select jobs of this group, by its id in `naq failed groups`
     #[arg(long, value_name = "GROUP")]
     group: Option<FailureGroupId>,
     /// Select jobs that failed at least this long ago, such as 24h

@@ -1,15 +1,15 @@
-//! Gives up a server whose greeting has no end.
+//! Closes the connection to a server whose greeting does not end.
 //!
-//! The NATS client collects a greeting until its line ends, for as long as `connect_timeout` lasts and
-//! without a bound. It shows nobody the bytes, but before a verb is connected, hardly anything else of it
-//! takes memory. So what counts is the memory of the process.
+//! The NATS client collects a greeting until its line ends, without a bound, for at most `connect_timeout`.
+//! The client does not expose these bytes. But while a verb connects, hardly anything else in the process
+//! allocates memory, so naq bounds the growth of the process.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 
-/// By how much the memory of this process may grow while it connects, in KiB. A greeting has a few of them.
+/// Maximum growth of this process's memory while it connects, in KiB. A greeting has a few KiB.
 fn growth_max_kib() -> u64 {
     fail::fail_point!("greeting.growth_max_kib", |kib| kib
         .and_then(|text| text.parse().ok())
@@ -17,13 +17,13 @@ fn growth_max_kib() -> u64 {
     64 << 10
 }
 
-/// Time between two looks at the memory. What arrives in between adds to the bound.
+/// Interval between two checks of the memory. Bytes that arrive in between add to the bound.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Connects to a server, unless its greeting has no end.
+/// Connects to a server, unless its greeting exceeds the bound.
 ///
 /// # Errors
-/// Returns a [`Failure`] if the memory of this process grows beyond the bound meanwhile.
+/// Returns a [`Failure`] if the memory of this process grows beyond the bound while it connects.
 pub(super) async fn bounded<T>(connecting: impl Future<Output = T>) -> Result<T, Failure> {
     let mut connecting = pin!(connecting);
     let mut before = None;
@@ -34,7 +34,7 @@ pub(super) async fn bounded<T>(connecting: impl Future<Output = T>) -> Result<T,
         let Some(now) = own_memory_kib() else {
             return Ok(connecting.await);
         };
-        // the first look is after the moment in which most connections are made
+        // most connections are complete before the first check
         if now > *before.get_or_insert(now) + growth_max_kib() {
             return Err(
                 Failure::new(Exit::NoNats, "the server sends a greeting without an end")

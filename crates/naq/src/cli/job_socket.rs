@@ -173,7 +173,7 @@ impl JobReader {
         }
     }
 
-    /// The observer of jobs by the same way.
+    /// An observer of jobs over the same socket.
     pub(super) fn observer(&self) -> JobObserver<'_> {
         match self {
             JobReader::Nats(client) => JobObserver::Nats(client),
@@ -275,7 +275,7 @@ impl JobObserver<'_> {
         }
     }
 
-    /// How this process contributes to the cause. `None` means not at all, as far as is known.
+    /// How this process contributes to the cause. `None` means that it does not, or that this is unknown.
     pub(super) fn own_part(self, cause: &WaitCause) -> Option<&'static str> {
         match (self, cause) {
             (JobObserver::Worker(socket), WaitCause::NoFreeSlot { queue, .. })

@@ -1,4 +1,4 @@
-//! The flags by which a worker or a scheduler shows its metrics.
+//! Flags of a worker or scheduler for its metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use crate::web::is_loopback;
 
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct MetricsArgs {
-    /// Address on which Prometheus reads /metrics, such as 127.0.0.1:9464; any but a loopback address
-    /// needs --metrics-token-file
+    /// Address on which to serve /metrics for Prometheus, such as 127.0.0.1:9464; every address except
+    /// loopback requires --metrics-token-file
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<SocketAddr>,
-    /// File that only you can read, with the token that Prometheus has to send
+    /// File that only you can read, with the token that Prometheus sends
     #[arg(long, value_name = "FILE", requires = "metrics_listen")]
     metrics_token_file: Option<PathBuf>,
 }
@@ -40,7 +40,7 @@ impl MetricsArgs {
             None => {
                 let message =
                     format!("--metrics-listen {address}: other machines can reach this address");
-                let hint = "give --metrics-token-file FILE with the token that Prometheus sends";
+                let hint = "pass --metrics-token-file FILE with the token that Prometheus sends";
                 return Err(Failure::usage(message).hint(hint));
             }
         };
@@ -57,7 +57,7 @@ impl MetricsArgs {
     }
 }
 
-/// Answers monitors until the returned value is dropped.
+/// Serves the metrics until the returned value is dropped.
 pub(super) fn serve(
     listener: Option<MetricsListener>,
     metrics: &Arc<Metrics>,

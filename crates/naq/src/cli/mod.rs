@@ -103,7 +103,7 @@ enum Verb {
     Enqueue(enqueue::Args),
     /// Show a job: its state, times and outcome
     Status(status::Args),
-    /// Say why a job does not run, or how it has ended
+    /// Explain why a job does not run, or how it ended
     Why(why::Args),
     /// Print an ended job's standard output
     Result(result::Args),
@@ -153,7 +153,7 @@ enum Verb {
     Scheduler(scheduler::Args),
     /// Serve the dashboard and the HTTP API
     ///
-    /// Prints an address that logs a browser in once, and the file with the token for programs.
+    /// Prints an address that logs one browser in, once, and the path of the file with the token for programs.
     Dashboard(dashboard::Args),
     /// Run a local server, a worker, a scheduler and the dashboard in the foreground, for development
     Dev(dev::Args),

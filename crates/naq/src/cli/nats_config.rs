@@ -47,8 +47,8 @@ pub(super) struct Args {
     /// it already has are kept
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Check on the server what the roles may do, without changing anything: as the users of --out, else
-    /// as the user that naq connects as
+    /// Check on the server what the roles may do, without changing anything; connects as each user of --out,
+    /// else as naq's own user
     #[arg(long)]
     check: bool,
 }
@@ -144,7 +144,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return Ok(0);
     };
     if session.settings().nats_url.is_none() {
-        // A credential without an address is for none, so no verb could use these settings.
+        // naq sends a credential only to the address in the same place, so no verb could use these settings.
         return Err(Failure::usage(
             "the settings of the users need the server's address, and none is configured",
         )

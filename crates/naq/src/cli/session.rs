@@ -114,7 +114,7 @@ pub(super) struct Logged {
 pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
-    /// How far the verb has come.
+    /// The progress of the verb.
     pub(super) progress: Progress,
     env: ProcessEnv,
     arguments: Vec<String>,

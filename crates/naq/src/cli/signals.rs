@@ -61,7 +61,7 @@ pub(super) async fn stopped(mut requests: watch::Receiver<WorkerCommand>) {
     }
 }
 
-/// A value that becomes true with the first TERM or INT, and the number of the second one.
+/// A value that becomes true at the first TERM or INT, and the number of the second signal.
 pub(super) fn stop_signals() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<i32>)> {
     let mut signals = Signals::listen()?;
     let (stop, stopped) = watch::channel(false);

@@ -1,4 +1,4 @@
-//! The time that a verb may spend on a server that answers each of its requests and never comes to an end.
+//! Limits the time of a verb if a server answers each of its requests and never completes the last one.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,16 @@ use std::time::Duration;
 use super::exit::{Exit, Failure};
 use super::render;
 
-/// How many times a verb that progresses gets its time limit. The jobs on a server may be without an end,
-/// too.
+/// How often the time limit of a verb that makes progress is renewed, at most. A hostile server may list jobs
+/// without end.
 const EXTENSIONS_MAX: u32 = 24;
 
-/// How far a verb has come. The default is the start.
+/// The number of steps that a verb has completed. The default is 0.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU64);
 
 impl Progress {
-    /// One of many things is done, or a person or a program has answered. The verb gets its time again.
+    /// Counts a completed step, or an answer of a person or program. The time limit starts again.
     pub(super) fn advance(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -26,7 +26,7 @@ impl Progress {
     }
 }
 
-/// How long a verb may take without progress, if it only reads or changes stored values.
+/// Time limit of a verb without progress, if it only reads or changes stored values.
 pub(super) fn verb_time_max() -> Duration {
     fail::fail_point!("verb.time_max", |seconds| {
         let seconds = seconds.and_then(|text| text.parse().ok());
@@ -35,10 +35,10 @@ pub(super) fn verb_time_max() -> Duration {
     Duration::from_secs(3_600)
 }
 
-/// Runs something that asks a server, for at most the time limit without progress, and for at most a day.
+/// Runs `work`, which asks a server, for at most the time limit without progress, and for at most a day.
 ///
 /// # Errors
-/// Returns a [`Failure`] if the time is over, and the one of what is run.
+/// Returns a [`Failure`] if the time has passed, and the failure of `work`.
 pub(super) async fn limited<T>(
     limit: Duration,
     progress: &Progress,
@@ -64,7 +64,7 @@ fn has_no_end(elapsed: Duration) -> Failure {
     Failure::new(
         Exit::NoNats,
         format!(
-            "NATS still answers after {}, without an end",
+            "NATS has answered for {}, without an end",
             render::span(elapsed)
         ),
     )
@@ -77,7 +77,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(100);
 
-    /// Waits so many times for less than the limit.
+    /// Waits `times` times, each time for less than the limit.
     async fn work(times: u32, progress: Option<&Progress>) -> Result<u32, Failure> {
         for _ in 0..times {
             tokio::time::sleep(LIMIT / 5).await;

@@ -1,4 +1,4 @@
-//! The kinds of handles by which rooms change their metrics.
+//! Handles through which rooms change their metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -14,5 +14,5 @@ pub(crate) type SecondsCounter = PlainCounter<f64, AtomicU64>;
 /// A value that rises and falls.
 pub(crate) type Gauge = PlainGauge<f64, AtomicU64>;
 
-/// Numbers of values up to each of some bounds.
+/// A histogram: for each bound, the number of values up to it.
 pub(crate) use prometheus_client::metrics::histogram::Histogram;

@@ -15,7 +15,7 @@ pub(crate) const LABEL_VALUES_MAX: usize = 500;
 /// The value of a label that stands for all queues or schedules beyond the first 500.
 pub(crate) const OTHER: &str = "other";
 
-/// Most labels of a metric.
+/// Maximum number of labels of a metric.
 const LABELS_MAX: usize = 3;
 
 /// The value of a label. A word and a name of the same text are the same value.
@@ -70,7 +70,7 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// Pairs names with values. Values beyond the names are left out.
+    /// Pairs names with values. Ignores values beyond the names.
     pub(super) fn new<const N: usize>(
         names: &'static [&'static str],
         values: [LabelValue; N],
@@ -105,8 +105,8 @@ impl EncodeLabelSet for Labels {
     }
 }
 
-/// The values that a label has had. The first 500 names keep their own; all others share one, so that no
-/// number of queues or schedules makes a server of Prometheus run out of memory.
+/// The values that a label has had. The first 500 names have their own value and all others share one, so
+/// that many queues or schedules cannot exhaust the memory of a Prometheus server.
 #[derive(Debug, Default)]
 pub(crate) struct LabelValues(BTreeSet<Arc<str>>);
 

@@ -18,25 +18,25 @@ use tokio::sync::Semaphore;
 
 use super::registry::{Format, Metrics};
 
-/// Connections that are served at the same time. Further ones wait.
+/// Maximum number of connections that are served at the same time. Further ones wait.
 const CONNECTIONS_MAX: usize = 16;
 
-/// Time in which a client has to send the head of a request.
+/// Time limit for a client to send the headers of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Time of a whole connection. A monitor that keeps one open opens another one then.
+/// Time limit of a connection. A client that keeps connections open then opens another one.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Most bytes of the head of a request: the least that the library permits.
+/// Maximum size of the headers of a request, in bytes: the minimum that the library permits.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// Pause after a failed accept: for lack of descriptors it would fail again at once.
+/// Pause after a failed accept. Without free descriptors, the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Shortest token that is accepted, in characters. Shorter ones can be guessed.
 const TOKEN_CHARS_MIN: usize = 20;
 
-/// What a monitor sends in the header `Authorization`. Only its digest is kept.
+/// The token that a client sends in the header `Authorization`. Only its digest is stored.
 #[derive(Clone)]
 pub struct MetricsToken([u8; 32]);
 
@@ -60,8 +60,8 @@ impl MetricsToken {
         }
     }
 
-    /// Whether a request has this token. The time that this takes depends on no secret: digests are
-    /// compared, which a client cannot choose.
+    /// Whether a request has this token. The duration reveals nothing about the token, because this compares
+    /// digests, which a client cannot choose.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let value = headers
             .get(AUTHORIZATION)
@@ -74,7 +74,7 @@ impl MetricsToken {
     }
 }
 
-/// A socket on which monitors ask for metrics.
+/// A socket that serves the metrics.
 #[derive(Debug)]
 pub struct MetricsListener {
     listener: TcpListener,
@@ -82,7 +82,7 @@ pub struct MetricsListener {
 }
 
 impl MetricsListener {
-    /// Listens on an address. Without a token everyone who reaches the address may read.
+    /// Listens on an address. Without a token, everyone who can reach the address may read the metrics.
     ///
     /// # Errors
     /// Returns an error if the address cannot be listened on.
@@ -116,7 +116,7 @@ impl MetricsListener {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection of a monitor: {error}");
+                    tracing::warn!("cannot accept a connection for metrics: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -163,7 +163,12 @@ fn answer<B>(
         );
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, ALLOW, "GET, HEAD", "GET it");
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ALLOW,
+            "GET, HEAD",
+            "send GET",
+        );
     }
     if token.is_some_and(|token| !token.is_in(request.headers())) {
         let text = "send the token in the header Authorization";

@@ -1,9 +1,9 @@
-//! What monitors read: counters, gauges and histograms, in the formats of Prometheus and OpenMetrics.
+//! Metrics: counters, gauges and histograms, in the formats of Prometheus and OpenMetrics.
 //!
-//! `table` has every metric. What is registered, and docs/metrics.md, are made of it. A room gets handles of
-//! its metrics at its start, and changes them by atomic operations. Nothing here names a job, a command, an
-//! argument or a host: the only values of labels that users choose are names of queues and schedules, of which
-//! at most 500 are shown.
+//! `table` lists every metric. The registry and docs/metrics.md are generated from it. A room gets handles of
+//! its metrics at its start, and changes them by atomic operations. No metric names a job, a command, an
+//! argument or a host: users choose only the label values that name queues and schedules, of which at most
+//! 500 are reported.
 
 mod handles;
 mod labels;

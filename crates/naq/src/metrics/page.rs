@@ -1,10 +1,10 @@
-//! The page `docs/metrics.md`, written from the table.
+//! The page `docs/metrics.md`, generated from the table.
 
 use std::fmt::Write;
 
 use super::table::{ALL, MetricKind, Scope};
 
-/// What precedes the table.
+/// The text before the table.
 const INTRODUCTION: &str = include_str!("page_introduction.md");
 
 /// The name of each metric.
@@ -27,7 +27,7 @@ pub fn metrics_markdown() -> String {
             Scope::Process => "process",
             Scope::Cluster => "cluster",
         };
-        // a string takes all that is written into it
+        // writing into a string cannot fail
         let _ = writeln!(
             page,
             "| `{}` | {}, {scope} | {} | {} | {} |",

@@ -1,4 +1,4 @@
-//! The standard figures of a process, read from the kernel when a monitor asks.
+//! The standard metrics of a process, read from the kernel for each scrape.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use nix::sys::time::TimeValLike;
 
 use super::handles::{Gauge, SecondsCounter};
 
-/// The handles of these figures.
+/// The handles of these metrics.
 pub(super) struct ProcessFigures {
     pub(super) cpu: SecondsCounter,
     pub(super) resident: Gauge,
@@ -26,7 +26,7 @@ pub(super) fn unix_seconds() -> f64 {
 }
 
 impl ProcessFigures {
-    /// Reads all of them. One that cannot be read keeps its value.
+    /// Updates all of them. One that cannot be read keeps its value.
     pub(super) fn read(&self) {
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
             let cpu_us =
@@ -38,7 +38,7 @@ impl ProcessFigures {
             self.resident.set(kib * 1_024.0);
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            // one of them is that of this list
+            // one of the descriptors belongs to this listing
             self.open_fds.set(open.count().saturating_sub(1) as f64);
         }
         if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {

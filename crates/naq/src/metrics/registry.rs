@@ -1,4 +1,4 @@
-//! The metrics of one process: made of the table, handed out as handles, encoded for a scrape.
+//! The metrics of one process: created from the table, changed through handles, encoded for a scrape.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use super::labels::{LabelValue, Labels};
 use super::process::{self, ProcessFigures};
 use super::table::{self, MetricInfo, MetricKind, Role};
 
-/// Makes histograms with the bounds of a row.
+/// Creates histograms with the bounds of a row.
 #[derive(Clone)]
 struct Bounds(&'static [f64]);
 
@@ -30,7 +30,7 @@ enum Series {
     Histogram(Family<Labels, Histogram, Bounds>),
 }
 
-/// Sets values that are read when a monitor asks for them.
+/// Sets values that are read for each scrape.
 type ScrapeHook = Box<dyn Fn() + Send>;
 
 /// A format of the answer to a scrape.
@@ -114,7 +114,8 @@ impl Metrics {
         metrics
     }
 
-    /// The metrics that each scrape reads from NATS, without values: a queue that no longer exists has none.
+    /// The metrics that each scrape reads from NATS. They start without values, so that a queue that no
+    /// longer exists has none.
     pub(crate) fn of_one_scrape() -> Metrics {
         Metrics::of(MetricInfo::is_read_per_scrape)
     }
@@ -160,7 +161,7 @@ impl Metrics {
         found.map(|(_, series)| series)
     }
 
-    /// The handle of a counter. That of a row which this process does not have counts for nobody.
+    /// The handle of a counter. If this process does not have the row, nothing reports its value.
     pub(crate) fn counter<const N: usize>(
         &self,
         row: table::CounterRow,
@@ -251,7 +252,7 @@ impl Metrics {
         if format == Format::OpenMetrics {
             encoded = encoded.and_then(|()| text::encode_eof(&mut answer));
         }
-        // a string takes all that is written into it
+        // writing into a string cannot fail
         debug_assert!(encoded.is_ok());
         answer
     }

@@ -9,7 +9,7 @@ pub enum MetricKind {
     SecondsCounter,
     /// A value that rises and falls.
     Gauge,
-    /// How many values are at most each of these bounds.
+    /// For each of these bounds, the number of values that are at most as large.
     Histogram(&'static [f64]),
 }
 
@@ -28,9 +28,9 @@ impl MetricKind {
 /// Whose figures these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of one process: `sum()` over all processes.
+    /// The process that answers: use `sum()` over all processes.
     Process,
-    /// Those of the whole installation, the same from whatever process: `max()` over those.
+    /// The whole installation, the same from each process: use `max()`.
     Cluster,
 }
 
@@ -117,7 +117,7 @@ const RUN_S: &[f64] = &[
 /// Bounds of the lateness of ticks, in seconds.
 const LATENESS_S: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
 
-/// Bounds of the time of an answer, in seconds.
+/// Bounds of the time that an answer takes, in seconds.
 const ANSWER_S: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
 /// Bounds of memory, in bytes: 4 MiB to 16 GiB.
@@ -147,7 +147,7 @@ pub(crate) struct GaugeRow(pub(super) &'static MetricInfo);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HistogramRow(pub(super) &'static MetricInfo);
 
-/// Writes the table. Each row becomes a constant, by which a room asks for its handle, and an element of
+/// Defines the table. Each row becomes a constant, with which a room requests its handle, and an element of
 /// [`ALL`].
 macro_rules! table {
     ($($row:ident: $of:ident($kind:expr) $name:literal $labels:tt $scope:ident $roles:ident $help:literal;)*) => {
@@ -170,82 +170,82 @@ macro_rules! table {
 
 table! {
     BUILD_INFO: GaugeRow(MetricKind::Gauge) "naq_build_info" ["version", "role"] Process EVERY
-        "Always 1: the version of naq, and what the process is";
+        "Always 1; the labels have the version of naq and the kind of the process";
 
     QUEUE_JOBS: GaugeRow(MetricKind::Gauge) "naq_queue_jobs" ["queue", "state"] Cluster DASHBOARD
-        "Jobs of a queue: `queued`, `running` or `delayed`";
+        "Jobs of a queue by state: `queued`, `running` or `delayed` (also those that wait for a retry)";
     QUEUE_OLDEST: GaugeRow(MetricKind::Gauge) "naq_queue_oldest_seconds" ["queue"] Cluster DASHBOARD
-        "Time for which the first job that no worker has got yet has been queued; 0 if none is; without jobs that require labels";
+        "How long the first job that no worker has received has been queued; 0 without such a job; jobs that require labels do not count";
     QUEUE_SLOTS: GaugeRow(MetricKind::Gauge) "naq_queue_slots" ["queue"] Cluster DASHBOARD
-        "Slots of the living workers that serve a queue and do not drain";
+        "Slots of the live workers that serve a queue and are not draining";
     QUEUE_PAUSED: GaugeRow(MetricKind::Gauge) "naq_queue_paused" ["queue"] Cluster DASHBOARD
         "Whether a queue is paused: 1 or 0";
     QUEUE_MAX_RUNNING: GaugeRow(MetricKind::Gauge) "naq_queue_max_running" ["queue"] Cluster DASHBOARD
-        "How many jobs of a queue may run at once; absent without a limit";
+        "Maximum number of jobs of a queue that run at once; absent without a limit";
     QUEUE_SIZE: GaugeRow(MetricKind::Gauge) "naq_queue_size_bytes" ["queue"] Cluster DASHBOARD
         "Size of the stored messages of a queue";
     FAILED_KEPT: GaugeRow(MetricKind::Gauge) "naq_failed_kept_jobs" [] Cluster DASHBOARD
-        "Failed and rejected jobs that are kept";
+        "Failed and rejected jobs that naq keeps as dead letters";
     STORAGE: GaugeRow(MetricKind::Gauge) "naq_storage_bytes" [] Cluster DASHBOARD
-        "Bytes that the account of naq has stored in JetStream";
+        "Bytes that naq's NATS account stores in JetStream";
     STORAGE_LIMIT: GaugeRow(MetricKind::Gauge) "naq_storage_limit_bytes" [] Cluster DASHBOARD
-        "Bytes that the account of naq may store in JetStream; absent if the account has no limit";
+        "Bytes that naq's NATS account may store in JetStream; absent if the account has no limit";
     SCHEDULE_LAST_SUCCESS: GaugeRow(MetricKind::Gauge) "naq_schedule_last_success_timestamp_seconds" ["schedule"] Cluster DASHBOARD
-        "When the last job of an active schedule that succeeded ended; absent until the dashboard has seen one";
+        "When the last successful job of an active schedule ended; absent until the dashboard has seen one";
     SCHEDULE_PERIOD: GaugeRow(MetricKind::Gauge) "naq_schedule_period_seconds" ["schedule"] Cluster DASHBOARD
-        "The longest time between two of the next ticks of an active schedule";
+        "Longest interval between consecutive ones of the next ticks of an active schedule";
     WORKERS: GaugeRow(MetricKind::Gauge) "naq_workers" ["state"] Cluster DASHBOARD
-        "Living workers: `idle`, `busy` or `draining`";
+        "Live workers by state: `idle`, `busy` or `draining`";
 
     ATTEMPTS_STARTED: CounterRow(MetricKind::Counter) "naq_attempts_started_total" ["queue"] Process WORKER
-        "Attempts at jobs that were started";
+        "Attempts that were started";
     ATTEMPTS: CounterRow(MetricKind::Counter) "naq_attempts_total" ["queue", "outcome"] Process WORKER
-        "Attempts that ended: `success`, `retry`, `failed`, `cancelled`, `requeued`, or `lost` with their lease";
+        "Attempts that ended, by outcome: `success`, `retry`, `failed`, `cancelled`, `requeued`, or `lost` if the worker lost the lease";
     JOBS_ENDED: CounterRow(MetricKind::Counter) "naq_jobs_ended_total" ["queue", "state", "reason"] Process WORKER
-        "Jobs that ended, by the state and the reason of their records; `none` without a reason";
+        "Jobs that ended, by the state and the reason in their records; the reason is `none` if the record has none";
     JOB_WAIT: HistogramRow(MetricKind::Histogram(WAIT_S)) "naq_job_wait_seconds" ["queue"] Process WORKER
-        "Time from when a job or its retry was due until it was claimed; redeliveries are left out";
+        "Time from when a job or its retry was due until a worker claimed it; redeliveries do not count";
     JOB_RUN: HistogramRow(MetricKind::Histogram(RUN_S)) "naq_job_run_seconds" ["queue", "outcome"] Process WORKER
-        "Time for which an attempt ran: `ok` if it succeeded, else `bad`; requeued attempts are left out";
+        "How long an attempt ran: `ok` if it succeeded, else `bad`; requeued attempts do not count";
     JOB_CPU: SecondsCounterRow(MetricKind::SecondsCounter) "naq_job_cpu_seconds_total" ["queue", "mode"] Process WORKER
-        "CPU time of jobs, in mode `user` and `system`";
+        "CPU time of jobs, in the modes `user` and `system`";
     JOB_MEMORY: HistogramRow(MetricKind::Histogram(MEMORY_BYTES)) "naq_job_peak_memory_bytes" ["queue"] Process WORKER
-        "The largest resident set of any one process of an attempt";
+        "Largest resident set of a single process of an attempt";
     OUTPUT_BYTES: CounterRow(MetricKind::Counter) "naq_job_output_bytes_total" ["queue", "stream"] Process WORKER
         "Bytes that jobs wrote to `stdout` and `stderr`";
     OUTPUT_TRUNCATED: CounterRow(MetricKind::Counter) "naq_job_output_truncated_total" ["queue", "stream"] Process WORKER
-        "Attempts whose output was longer than what is kept of it";
+        "Attempts whose output was longer than naq keeps";
     SPAWN_FAILURES: CounterRow(MetricKind::Counter) "naq_spawn_failures_total" ["error"] Process WORKER
-        "Attempts that could not be started, by the name of the system's error, or by the step that failed";
+        "Attempts whose processes could not be started, by the name of the system's error or by the step that failed";
     JOBS_LEAKED: CounterRow(MetricKind::Counter) "naq_jobs_leaked_total" [] Process WORKER
-        "Attempts whose processes outlived the first one and were killed";
+        "Attempts with processes that outlived the first one, so that naq killed them";
     LEASES_LOST: CounterRow(MetricKind::Counter) "naq_leases_lost_total" [] Process WORKER
-        "Deliveries that this worker gave up without an acknowledgement; their messages are delivered again";
+        "Deliveries that this worker gave up without an acknowledgement; the server redelivers their messages";
     REDELIVERIES: CounterRow(MetricKind::Counter) "naq_redeliveries_total" [] Process WORKER
-        "Deliveries of messages that had been delivered before, to any worker";
+        "Redeliveries: deliveries of messages that some worker had received before";
     WRITE_CONFLICTS: CounterRow(MetricKind::Counter) "naq_write_conflicts_total" [] Process WORKER
         "Writes of a claim or an outcome that NATS refused because the record had changed";
     WORKER_SLOTS: GaugeRow(MetricKind::Gauge) "naq_worker_slots" [] Process WORKER
-        "Jobs that the worker may run at once";
+        "Maximum number of jobs that the worker runs at once";
     WORKER_SLOTS_BUSY: GaugeRow(MetricKind::Gauge) "naq_worker_slots_busy" [] Process WORKER
         "Slots in use";
     WORKER_DRAINING: GaugeRow(MetricKind::Gauge) "naq_worker_draining" [] Process WORKER
         "Whether the worker takes no more jobs because it is about to exit: 1 or 0";
     SPAWNER_RESTARTS: CounterRow(MetricKind::Counter) "naq_spawner_restarts_total" [] Process WORKER
-        "Spawner processes that died and were started again";
+        "Spawner processes that died and that the worker replaced";
 
     SCHEDULER_LEADER: GaugeRow(MetricKind::Gauge) "naq_scheduler_leader" [] Process SCHEDULER
         "Whether this scheduler leads: 1 or 0";
     SCHEDULES: GaugeRow(MetricKind::Gauge) "naq_schedules" ["status"] Cluster SCHEDULER
-        "Schedules by status; only the leader shows them";
+        "Schedules by status; only the leader reports them";
     SCHEDULE_TICKS: CounterRow(MetricKind::Counter) "naq_schedule_ticks_total" ["result"] Process SCHEDULER
         "Ticks that were due: `enqueued`, `skipped` by the overlap policy, `missed` by the misfire policy, or `failed`";
     SCHEDULE_LATENESS: HistogramRow(MetricKind::Histogram(LATENESS_S)) "naq_schedule_lateness_seconds" [] Process SCHEDULER
         "Time from when a tick was due until the server had its job";
     RECONCILES: CounterRow(MetricKind::Counter) "naq_reconciles_total" ["what"] Process SCHEDULER
-        "What the leader repaired after crashes";
+        "Repairs by the leader after crashes, by kind";
     ENQUEUED: CounterRow(MetricKind::Counter) "naq_enqueued_total" ["queue", "via"] Process SCHEDULER
-        "Jobs that were enqueued via the `scheduler`";
+        "Jobs that the `scheduler` enqueued";
 
     NATS_UP: GaugeRow(MetricKind::Gauge) "naq_nats_up" [] Process EVERY
         "Whether the connection to NATS is open: 1 or 0";
@@ -253,24 +253,24 @@ table! {
         "Connections to NATS after the first one";
 
     HTTP_REQUESTS: CounterRow(MetricKind::Counter) "naq_http_requests_total" ["route", "method", "code"] Process DASHBOARD
-        "Requests, by the template of their route; `other` is a path that does not exist";
+        "Requests by route template, method and status code; the route `other` stands for paths that do not exist";
     HTTP_SECONDS: HistogramRow(MetricKind::Histogram(ANSWER_S)) "naq_http_request_seconds" ["route", "method"] Process DASHBOARD
-        "Time from the head of a request until that of its answer";
+        "Time from the headers of a request to the headers of its answer";
     LIVE_CLIENTS: GaugeRow(MetricKind::Gauge) "naq_live_clients" [] Process DASHBOARD
-        "Open streams of live changes";
+        "Open streams of live updates";
     AUTH_FAILURES: CounterRow(MetricKind::Counter) "naq_auth_failures_total" [] Process DASHBOARD
-        "Requests with an unknown token, and logins that failed";
+        "Requests with an unknown token, and failed logins";
 
     PROCESS_CPU: SecondsCounterRow(MetricKind::SecondsCounter) "process_cpu_seconds_total" [] Process EVERY
-        "CPU time in user mode and in the kernel, without jobs";
+        "CPU time of the process in user mode and in the kernel, without its jobs";
     PROCESS_RESIDENT_MEMORY: GaugeRow(MetricKind::Gauge) "process_resident_memory_bytes" [] Process EVERY
-        "Memory in RAM";
+        "Resident memory";
     PROCESS_OPEN_FDS: GaugeRow(MetricKind::Gauge) "process_open_fds" [] Process EVERY
         "Open file descriptors";
     PROCESS_MAX_FDS: GaugeRow(MetricKind::Gauge) "process_max_fds" [] Process EVERY
-        "Most file descriptors that may be open";
+        "Maximum number of open file descriptors";
     PROCESS_START_TIME: GaugeRow(MetricKind::Gauge) "process_start_time_seconds" [] Process EVERY
-        "When the process started, in seconds since the Unix epoch";
+        "Start time of the process, in seconds since the Unix epoch";
 }
 
 #[cfg(test)]
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// Host, job and command would have a value for each: a server of Prometheus runs out of memory.
+    /// A label with hosts, jobs or commands has too many values: a Prometheus server runs out of memory.
     #[test]
     fn labels_have_few_values_and_identify_no_job() {
         let known = [

@@ -1,4 +1,4 @@
-//! What a scheduler counts.
+//! Metrics of a scheduler.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub(super) struct SchedulerMetrics {
 impl SchedulerMetrics {
     pub(super) fn new(metrics: &Arc<Metrics>) -> SchedulerMetrics {
         let ticks = |result: &'static str| metrics.counter(table::SCHEDULE_TICKS, [result.into()]);
-        // so that each begins at 0
+        // so that each counter begins at 0
         ReconcileSummary::default().count_into(metrics);
         SchedulerMetrics {
             queues: Mutex::default(),
@@ -58,7 +58,7 @@ impl SchedulerMetrics {
         self.metrics.connection()
     }
 
-    /// Shows whether this scheduler leads. One that does not knows no schedules.
+    /// Sets whether this scheduler leads. A scheduler that does not lead reports no schedules.
     pub(super) fn set_leading(&self, leads: bool) {
         self.leader.set(f64::from(u8::from(leads)));
         if !leads {
@@ -68,7 +68,7 @@ impl SchedulerMetrics {
         }
     }
 
-    /// Shows the schedules with these statuses.
+    /// Sets the numbers of schedules by status.
     pub(super) fn set_schedules(&self, statuses: impl Iterator<Item = ScheduleStatus>) {
         let mut counts = [0_u32; 3];
         for status in statuses {
@@ -81,7 +81,7 @@ impl SchedulerMetrics {
         }
     }
 
-    /// Counts a tick whose job the server has had since now.
+    /// Counts a tick whose job the server has just stored.
     pub(super) fn on_enqueued(&self, queue: &QueueName, late: Duration) {
         self.enqueued.inc();
         self.lateness.observe(late.as_secs_f64());

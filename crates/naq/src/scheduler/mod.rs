@@ -73,7 +73,7 @@ pub async fn run_scheduler(
     ended
 }
 
-/// Shows the state of the connection whenever it changes.
+/// Updates the metrics of the connection whenever its state changes.
 async fn report_connection(mut connection: ConnectionWatch, status: &SchedulerStatus) {
     let metrics = status.metrics.connection();
     let mut state = connection.mark_seen();

@@ -21,7 +21,7 @@ pub struct SchedulerConfig {
     /// Time that the record of a job is kept which the reconciler fails because its message and its
     /// envelope are lost.
     pub result_ttl: Duration,
-    /// Where this scheduler counts what it does.
+    /// The metrics of this scheduler.
     pub metrics: Arc<Metrics>,
     /// Who learns that the scheduler's loop turns. `None` means no one.
     pub watchdog: Option<Watchdog>,

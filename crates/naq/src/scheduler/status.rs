@@ -15,7 +15,7 @@ pub(super) struct SchedulerStatus {
     state: Mutex<(SchedulerState, Timestamp)>,
     enqueued: AtomicU64,
     changed: Notify,
-    /// What monitors read.
+    /// The metrics.
     pub(super) metrics: SchedulerMetrics,
 }
 

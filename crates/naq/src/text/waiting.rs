@@ -18,13 +18,14 @@ pub(crate) struct Why {
     pub(crate) job_id: JobId,
     /// Its state.
     pub(crate) state: State,
-    /// What it waits for, since when it runs, or how it has ended, for people.
+    /// For people: what the job waits for, since when it runs, or how it ended.
     pub(crate) text: String,
-    /// What it waits for, with details. Absent if nothing keeps it from running, or if it runs or has ended.
+    /// What it waits for, with details. Absent if nothing keeps it from running, or if it runs or has
+    /// ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub(crate) cause: Option<WaitCause>,
-    /// Whether a user has to act: without that, the job does not start or does not end.
+    /// Whether a user has to act. Otherwise, the job will not start or not end.
     pub(crate) needs_action: bool,
 }
 
@@ -50,7 +51,7 @@ impl Why {
     }
 }
 
-/// What a job that waits for nothing does.
+/// Describes a job that waits for nothing.
 fn describe_unhindered(record: &Record, now: Timestamp) -> String {
     let ending = Ending::of(record);
     let error = record.error.as_deref().map(escape);
@@ -78,8 +79,8 @@ fn describe_unhindered(record: &Record, now: Timestamp) -> String {
     }
 }
 
-/// What a job waits for, as a sentence without a full stop. `unseen` is the time for which a vanished
-/// worker has sent no heartbeat, at least.
+/// What a job waits for, as a sentence without a full stop. `unseen` is the minimum time since the last
+/// heartbeat of a vanished worker.
 pub(crate) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: Duration) -> String {
     match cause {
         WaitCause::NotDue { due } => {
@@ -105,12 +106,12 @@ pub(crate) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
         }
         WaitCause::QueueLimit { queue, max_running } => {
             format!(
-                "the queue `{queue}` runs {max_running} jobs at once, its limit; `naq queue set {queue} --max-running COUNT` raises it"
+                "the queue `{queue}` already runs its maximum of {max_running} jobs at once; `naq queue set {queue} --max-running COUNT` raises it"
             )
         }
         WaitCause::NoFreeSlot { queue, slots } => {
             let slots = count(*slots, "slot");
-            format!("the workers of queue `{queue}` are busy: {slots}, none free")
+            format!("the workers of queue `{queue}` are busy: {slots}, none is free")
         }
         WaitCause::Dependencies { jobs } => describe_dependencies(jobs),
         WaitCause::ConcurrencyKey { key } => {
@@ -118,7 +119,7 @@ pub(crate) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
             format!("blocked on a slot of the concurrency key `{key}`")
         }
         WaitCause::StoreFull => {
-            format!("the store is full, so that no outcome can be recorded; {FREE_ROOM}")
+            format!("the store is full, so workers cannot record outcomes; {FREE_ROOM}")
         }
         WaitCause::OutcomesRefused { worker_id } => {
             let worker = escape(worker_id);
@@ -135,7 +136,7 @@ pub(crate) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
                 true => format!("another worker of queue `{queue}` takes the job over"),
                 false => start_a_worker(queue),
             };
-            format!("its worker {worker} was not seen for {seconds} s; {next}")
+            format!("its worker {worker} has sent no heartbeat for {seconds} s; {next}")
         }
         _ => "waits".to_owned(),
     }

@@ -6,11 +6,12 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Right {
-    /// To read.
+    /// May read.
     View,
-    /// To change what exists without naming a command: cancel, retry unchanged, pause, resume.
+    /// May also change jobs, queues and schedules without naming a command: cancel, retry unchanged, pause,
+    /// resume.
     Operate,
-    /// To enqueue envelopes and to store schedules. It lets its holder run any command on the workers.
+    /// May also enqueue envelopes and store schedules, and so run any command on the workers.
     Submit,
 }
 
@@ -52,22 +53,22 @@ pub(super) struct Identity {
 pub(super) enum Proof {
     /// A token in the header `Authorization`, which only a program sends.
     Token,
-    /// A cookie, which a browser sends with every request, also with those that a page of another
-    /// site causes.
+    /// A cookie, which a browser sends with every request, even with requests that a page of another site
+    /// causes.
     Cookie,
 }
 
-/// What limits the rights of every request, whatever its token says.
+/// Limits on the rights of every request, whatever its token permits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RightLimits {
-    /// Nothing may be changed.
+    /// No request may change anything.
     pub read_only: bool,
     /// Sessions of browsers may submit, not only tokens of programs.
     pub allow_submit: bool,
 }
 
 impl RightLimits {
-    /// What remains of a right.
+    /// The part of a right that these limits leave.
     pub(super) fn limit(self, right: Right, proof: Proof) -> Right {
         let right_max = match (self.read_only, proof) {
             (true, _) => Right::View,

@@ -1,4 +1,4 @@
-//! Output of jobs as markup: the colours of a terminal as classes, everything else as text.
+//! Converts output of jobs to markup: the colours of a terminal become classes, everything else text.
 //!
 //! Of the escape sequences only SGR (colours, bold and the like) has an effect. Any other one is shown with `␛`
 //! in place of its first byte: a job can neither move text on the page, nor hide it, nor make links.
@@ -14,7 +14,7 @@ const PARAMETERS_BYTES_MAX: usize = 64;
 /// A colour of a palette of 16: 0 to 7 and their bright forms.
 type Colour = u8;
 
-/// How text looks.
+/// The style of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Style {
     foreground: Option<Colour>,
@@ -28,7 +28,7 @@ struct Style {
 }
 
 impl Style {
-    /// The classes that stand for it. Empty for plain text.
+    /// The classes of this style. Empty for plain text.
     fn classes(self) -> String {
         let mut classes = Vec::new();
         classes.extend(self.foreground.map(|colour| format!("fg{colour}")));
@@ -48,7 +48,7 @@ impl Style {
         classes.join(" ")
     }
 
-    /// Applies the parameters of an SGR sequence. What it does not know has no effect.
+    /// Applies the parameters of an SGR sequence. Unknown ones have no effect.
     fn apply(&mut self, parameters: &str) {
         let mut numbers = parameters
             .split([';', ':'])
@@ -110,7 +110,7 @@ fn extended_colour(numbers: &mut impl Iterator<Item = u16>) -> Option<Colour> {
     }
 }
 
-/// The colour of 16 whose parts are bright where those of a colour are.
+/// The one of the 16 colours that has the same bright components.
 fn nearest(red: u16, green: u16, blue: u16) -> Colour {
     let [red, green, blue] = [red, green, blue].map(|part| part.min(255));
     let brightest = red.max(green).max(blue);

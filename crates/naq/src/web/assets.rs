@@ -1,5 +1,5 @@
-//! Scripts and styles. They are part of the program, and their names contain a digest of their content, so
-//! browsers may keep them.
+//! Scripts and styles, which are part of the program. Their names contain a digest of their content, so
+//! browsers may cache them.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,5 @@
-//! Groups of failures, read once for requests at the same time: to group a million failed jobs takes seconds.
+//! Groups of failures. Requests at the same time share one read, because grouping a million failed jobs takes
+//! seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tokio::time::Instant;
 
 use naq_client::{Client, ClientError, DeadLetterFilter, DeadLetterGroups};
 
-/// The groups of a filter are kept for this many times the time that it took to read them.
+/// Groups are cached for the time that it took to read them, multiplied by this factor.
 const AGE_PER_READ: u32 = 5;
 
-/// Longest time for which groups are kept.
+/// Longest time for which groups are cached.
 const AGE_MAX: Duration = Duration::from_secs(30);
 
 /// The groups that were read last.
@@ -53,7 +54,7 @@ impl FailureGroups {
         Ok(groups)
     }
 
-    /// Forgets the groups, since failed jobs were retried or discarded here.
+    /// Drops the cached groups after failed jobs were retried or discarded here.
     pub(super) async fn clear(&self) {
         *self.0.lock().await = None;
     }

@@ -1,8 +1,8 @@
 //! The filter language of job lists: `state:failed queue:mail since:2h "text"`.
 //!
-//! A filter is words between spaces. `field:value` is a condition, and any other word is a text that a job's
-//! id, command or error contains. Conditions on one field are alternatives, except for labels and texts, of
-//! which a job has to satisfy each. Quotes keep spaces and colons in a word.
+//! A filter consists of words between spaces. `field:value` is a condition; any other word is a text that a
+//! job's id, command or error must contain. Several conditions on one field are alternatives, but a job must
+//! satisfy all labels and all texts. Within quotes, spaces and colons are part of the word.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) const BYTES_MAX: usize = 2_000;
 /// The fields, for error messages.
 const FIELDS: &str = "state, queue, label, reason, worker, since";
 
-/// Names of states that people use, and those of the records.
+/// Further names of states, which the filter accepts in addition to the names in records.
 const STATE_ALIASES: [(&str, State); 2] =
     [("delayed", State::Scheduled), ("blocked", State::Waiting)];
 
@@ -33,15 +33,15 @@ pub(super) struct Filter {
     pub(super) labels: Vec<LabelFilter>,
     /// Jobs that ended, or are retried, for one of these reasons. Empty means any reason.
     pub(super) reasons: Vec<Reason>,
-    /// Jobs of a worker with one of these ids, names or hosts. Empty means any worker.
+    /// Jobs of workers with one of these ids, names or hosts. Empty means any worker.
     pub(super) workers: Vec<String>,
-    /// Jobs that changed since. `None` means no limit.
+    /// Jobs that changed since this time. `None` means no limit.
     pub(super) since: Option<Since>,
     /// Jobs whose id, command or error contains each of these texts, whatever their case.
     pub(super) texts: Vec<String>,
 }
 
-/// The beginning of a time.
+/// Since when jobs are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// This long before now.
@@ -68,7 +68,7 @@ impl std::str::FromStr for Since {
             return Ok(Since::Ago(duration));
         }
         text.parse().map(Since::At).map_err(|_| {
-            "it is a time such as 2026-12-24T18:00:00Z, or a duration such as 2h".to_owned()
+            "expected a time such as 2026-12-24T18:00:00Z, or a duration such as 2h".to_owned()
         })
     }
 }
@@ -173,7 +173,7 @@ impl Filter {
             "since" => self.since = Some(value.parse()?),
             _ => {
                 return Err(format!(
-                    "there is no such field; the fields are {FIELDS}, and a text with a colon needs quotes"
+                    "unknown field; the fields are {FIELDS}; a text with a colon needs quotes"
                 ));
             }
         }
@@ -192,8 +192,8 @@ impl Filter {
         }
     }
 
-    /// Whether a job satisfies the filter, except for `since`. `workers` are those that live: the record of a
-    /// job has only the id of its worker.
+    /// Whether a job satisfies the filter, except for `since`. `workers` are the live ones; they provide
+    /// names and hosts, because a job's record has only the id of its worker.
     pub(super) fn matches(&self, job: &JobSummary, workers: &[WorkerInfo]) -> bool {
         let record = &job.record;
         let has_state = self.states.is_empty() || self.states.contains(&record.state);
@@ -241,7 +241,7 @@ fn contains_ignoring_case(place: &str, text: &str) -> bool {
     place.contains(text) || place.to_lowercase().contains(&text.to_lowercase())
 }
 
-/// A state by its name in records, or by the one that people use.
+/// A state by its name in records, or by a further name.
 fn parse_state(name: &str) -> Result<State, String> {
     let alias = STATE_ALIASES.iter().find(|(alias, _)| *alias == name);
     alias.map_or_else(|| name.parse(), |(_, state)| Ok(*state))
@@ -344,14 +344,17 @@ mod tests {
             ),
             (
                 "sate:failed",
-                "`sate:failed`: there is no such field; the fields are state",
+                "`sate:failed`: unknown field; the fields are state",
             ),
             ("state:", "`state:`: a value is missing"),
-            (":x", "`:x`: there is no such field"),
+            (":x", "`:x`: unknown field"),
             ("queue:a.b", "`queue:a.b`: "),
             ("label:=x", "`label:=x`: "),
             ("reason:tiredness", "`reason:tiredness`: "),
-            ("since:yesterday", "`since:yesterday`: it is a time such as"),
+            (
+                "since:yesterday",
+                "`since:yesterday`: expected a time such as",
+            ),
             (
                 "since:1h since:2h",
                 "`since:2h`: `since` is given more than once",

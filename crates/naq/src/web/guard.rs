@@ -1,4 +1,4 @@
-//! What every request passes: the address it names, who sends it, and the headers of its answer.
+//! Checks of every request: the host that it names and who sends it; and the headers of every answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use super::problem::{self, Problem};
 use super::state::Web;
 use crate::clock;
 
-/// Everything that a page may load, and from where: only this server. Scripts cannot turn text into markup
-/// (Trusted Types).
+/// The content security policy: a page loads everything from this server only, and scripts cannot turn text
+/// into markup (Trusted Types).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types naq";
 
-/// Time limit of an answer's beginning. A client that waits for a job asks for at most a minute.
+/// Time limit until an answer begins. A client may ask to wait for a job for at most a minute.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// Name of the header that numbers requests.
@@ -31,7 +31,7 @@ const REQUEST_ID: &str = "naq-request-id";
 #[derive(Clone, Copy)]
 pub(super) struct RouteTemplate(pub(super) &'static str);
 
-/// Checks the host, bounds the time, and completes the headers of the answer.
+/// Checks the host, limits the time, and adds headers to the answer.
 pub(super) async fn every_request(
     State(web): State<Arc<Web>>,
     request: Request,
@@ -43,13 +43,13 @@ pub(super) async fn every_request(
     let mut response = match is_own_host(host.as_deref(), &web.host_names) {
         false => {
             let named = naq_protocol::escape(host.as_deref().unwrap_or("no host"));
-            let detail = format!("this dashboard is not `{named}`");
+            let detail = format!("`{named}` is not a name of this dashboard");
             Problem::new(&problem::HOST, detail).into_response()
         }
         true => match tokio::time::timeout(ANSWER_TIME_MAX, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
-                Problem::new(&problem::UNAVAILABLE, "there was no answer in time").into_response()
+                Problem::new(&problem::UNAVAILABLE, "the request took too long").into_response()
             }
         },
     };
@@ -84,7 +84,7 @@ fn add_headers(headers: &mut HeaderMap, is_page: bool) {
         .or_insert(HeaderValue::from_static("no-store"));
     let policy = match is_page {
         true => CONTENT_SECURITY_POLICY,
-        // an answer of the API that a browser shows as a page must do nothing
+        // if a browser shows an answer of the API as a page, that page must be inert
         false => "default-src 'none'; frame-ancestors 'none'; sandbox",
     };
     headers.insert(
@@ -112,7 +112,7 @@ fn host(headers: &HeaderMap, uri: &axum::http::Uri) -> Option<String> {
     in_uri.or(header).map(str::to_owned)
 }
 
-/// Lets a request pass that has the right which its route needs, and stores its [`Identity`].
+/// Passes a request on if it has the right that its route requires, and stores its [`Identity`].
 pub(super) async fn require_right(
     State((web, right)): State<(Arc<Web>, Right)>,
     request: Request,
@@ -128,7 +128,7 @@ pub(super) async fn require_right(
     }
 }
 
-/// A browser without a session gets the page to log in, anything else the error.
+/// Redirects a browser without a session to the login page. Other clients get the error.
 fn refuse(web: &Web, parts: &Parts, refused: Problem) -> Response {
     let is_unknown = refused.status() == StatusCode::UNAUTHORIZED;
     if is_unknown && !is_api(parts.uri.path()) && parts.method == Method::GET {
@@ -153,14 +153,13 @@ pub(super) fn sender(headers: &HeaderMap) -> SenderHeaders<'_> {
 pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identity, Problem> {
     let (mut identity, proof) = identify(web, &parts.headers)?;
     if !parts.method.is_safe() && is_cross_site(sender(&parts.headers), proof) {
-        let detail =
-            "the request comes from a page of another site, or from a page that is unknown";
+        let detail = "the request comes from a page of another site, or from an unknown page";
         return Err(Problem::new(&problem::CROSS_SITE, detail));
     }
     identity.right = web.config.limits.limit(identity.right, proof);
     if identity.right < right {
         let detail = format!(
-            "`{}` has the right {}, and this needs {}",
+            "the token `{}` has the right {}, but this request requires {}",
             identity.name,
             identity.right.name(),
             right.name()
@@ -201,7 +200,7 @@ fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem
         .ok_or_else(|| {
             Problem::new(
                 &problem::UNAUTHENTICATED,
-                "there is no token and no session",
+                "the request has neither a token nor a session",
             )
         })
 }

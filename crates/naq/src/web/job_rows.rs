@@ -12,7 +12,7 @@ pub(super) const CSV: &str = "text/csv";
 /// A JSON object in each line.
 pub(super) const NDJSON: &str = "application/x-ndjson";
 
-/// A form of lines.
+/// A format with one line for each job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Csv,
@@ -39,7 +39,7 @@ const COLUMNS: [&str; 15] = [
 ];
 
 impl Format {
-    /// The form that a request asks for. `None` means that it asks for none of these.
+    /// The format that a request asks for. `None` means that it asks for none of these.
     pub(super) fn accepted(headers: &HeaderMap) -> Option<Format> {
         let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
         let mut types = accept
@@ -60,7 +60,7 @@ impl Format {
         })
     }
 
-    /// What comes before the first job.
+    /// The text before the first job.
     pub(super) fn head(self) -> String {
         match self {
             Format::Csv => format!("{}\r\n", COLUMNS.join(",")),
@@ -114,8 +114,8 @@ fn csv_line(job: &JobSummary) -> String {
     format!("{}\r\n", cells.join(","))
 }
 
-/// A cell. One that a spreadsheet would take for a formula begins with an apostrophe: a formula of a job could
-/// send the sheet elsewhere.
+/// A cell. If a spreadsheet would interpret the text as a formula, the cell begins with an apostrophe,
+/// because a formula in a job's text could send the sheet's content elsewhere.
 fn csv_cell(text: &str) -> String {
     let text = escape(text);
     let first = text.trim_start().chars().next();

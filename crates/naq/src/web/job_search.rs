@@ -6,7 +6,7 @@ use super::filter::Filter;
 use crate::clock;
 use naq_client::{Client, ClientError, JobCursor, JobPage, JobSearch};
 
-/// Most jobs that one search reads.
+/// Maximum number of jobs that one search reads.
 const SCAN_MAX: usize = 2_000;
 
 /// Time after which a search reads no further job.
@@ -29,7 +29,7 @@ pub(super) async fn search(
         true => client.list_workers().await?,
         false => Vec::new(),
     };
-    // What selects the streams that are read. The rest of the filters is checked for each job.
+    // These options select the streams to read. The rest of the filters is checked for each job.
     let mut search = JobSearch {
         filter: naq_client::JobFilter::default(),
         since: None,

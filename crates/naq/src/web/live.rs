@@ -1,4 +1,4 @@
-//! What changes while pages are open: one subscription and one reading of the state serve all viewers.
+//! Updates for open pages. One subscription and one read of the state serve all viewers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -12,13 +12,14 @@ use crate::clock;
 use naq_client::{Client, ClientError, JobEvent, JobFilter};
 use naq_core::ExponentialBackoff;
 
-/// Number of events that a slow viewer may be behind before it misses some, which it learns.
+/// Number of events by which a slow viewer may lag behind. A viewer that lags further is notified that it
+/// missed some.
 const EVENTS_BEHIND_MAX: usize = 1_024;
 
-/// Shortest time between two readings of the state.
+/// Shortest time between two reads of the state.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Longest time between two readings while there are viewers: heartbeats of workers are no events.
+/// Longest time between two reads while viewers exist: heartbeats of workers cause no event.
 const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// Longest pause before the next attempt if NATS refuses the subscription.
@@ -36,12 +37,12 @@ const PAST_JOBS_MAX: usize = 5_000;
 pub(super) struct Snapshot {
     pub(super) facts: Facts,
     pub(super) minutes: Vec<MinuteCounts>,
-    /// The part of the first page that shows it, once a viewer has asked for it.
+    /// The part of the overview that shows the state. Rendered when the first viewer asks for it.
     pub(super) body: OnceLock<Arc<str>>,
     read_at: Instant,
 }
 
-/// What a viewer gets.
+/// A message to viewers.
 #[derive(Clone, Debug)]
 pub(super) enum LiveEvent {
     /// A job changed its state.
@@ -68,7 +69,7 @@ struct Shared {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 }
 
-/// A viewer. While there is one, the state is read again and again.
+/// A viewer. The state is read repeatedly while at least one exists.
 pub(super) struct Viewer {
     shared: Arc<Shared>,
     /// The events from now on.
@@ -126,7 +127,7 @@ impl Live {
         if let Some(fresh) = self.fresh() {
             return Ok(fresh);
         }
-        // Of several requests at once, one reads, and the others get what it has read.
+        // If several requests come at once, one of them reads, and the others share its result.
         let _reading = self.shared.reading.lock().await;
         match self.fresh() {
             Some(fresh) => Ok(fresh),
@@ -159,10 +160,12 @@ impl Shared {
                     failures = 0;
                 }
                 failures += 1;
-                // NATS may deny them to this user for good
+                // NATS may deny the subscription to this user permanently
                 match failures {
-                    1 => tracing::warn!("the dashboard gets no events, and tries again: {error}"),
-                    _ => tracing::debug!("the dashboard gets no events: {error}"),
+                    1 => {
+                        tracing::warn!("the dashboard receives no events and tries again: {error}")
+                    }
+                    _ => tracing::debug!("the dashboard receives no events: {error}"),
                 }
             }
             sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
@@ -204,7 +207,7 @@ impl Shared {
         }
     }
 
-    /// Reads the state for viewers when something has changed, or when it was not read for long.
+    /// Reads the state for viewers after a change, or after the longest time between two reads.
     async fn read_on_demand(self: Arc<Self>) {
         loop {
             let started = Instant::now();

@@ -8,18 +8,19 @@ use super::ansi::AnsiText;
 use crate::text;
 use naq_client::{LogChunk, OutputStream};
 
-/// Most bytes of output that wait to be shown. Older ones make room, and a mark stands in their place.
+/// Maximum size of the output that waits to be shown, in bytes. The oldest output is dropped, and replaced by
+/// a mark.
 const WAITING_BYTES_MAX: usize = 64 << 10;
 
-/// Most bytes of a line that is not complete yet.
+/// Maximum size of a line that is not complete yet, in bytes.
 const PARTIAL_BYTES_MAX: usize = 16 << 10;
 
-/// The output that a viewer has not got yet, and what is needed to show it.
+/// The output that a viewer has not received yet, and the state to render it.
 #[derive(Default)]
 pub(super) struct LiveOutput {
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
-    /// Bytes that made room since the last call of [`LiveOutput::markup`].
+    /// Number of bytes that were dropped since the last call of [`LiveOutput::markup`].
     dropped_bytes: u64,
     attempt: u32,
     stdout: LineBuffer,
@@ -57,7 +58,7 @@ impl LiveOutput {
                 let size = text::bytes(bytes);
                 self.mark(match is_live {
                     true => format!("… {size} not shown; the record of the job may have them"),
-                    false => format!("… {size} are lost"),
+                    false => format!("… {size} lost"),
                 });
             }
             _ => {}
@@ -73,7 +74,7 @@ impl LiveOutput {
     }
 
     fn mark(&mut self, text: String) {
-        // marks are few: each stands for an attempt or for bytes that a worker dropped
+        // marks are few: one for each attempt, and one for bytes that a worker dropped
         self.waiting_bytes += text.len();
         self.waiting.push_back(Waiting::Mark(text));
         self.make_room();
@@ -171,7 +172,7 @@ impl LineBuffer {
         if self.partial.len() <= PARTIAL_BYTES_MAX {
             return;
         }
-        // a progress bar that starts its line again has no use for what it has overwritten
+        // a progress bar overwrites its line, so the earlier content is not needed
         let last = self.partial.len() - 1;
         let restart = self.partial.get(..last).unwrap_or_default();
         if let Some(at) = restart.iter().rposition(|byte| *byte == b'\r') {
@@ -194,12 +195,12 @@ impl LineBuffer {
         markup.push_str(&format!("<div class=\"{class}\">{text}{cut}</div>"));
     }
 
-    /// Adds what there is of the line, for now.
+    /// Adds the incomplete line, to be replaced later.
     fn push_partial(&self, class: &str, markup: &mut String) {
         if self.partial.is_empty() {
             return;
         }
-        // the line will be read again from its beginning
+        // the next call reads the line again from its beginning
         let mut text = self.text;
         let text = text.line(&String::from_utf8_lossy(&self.partial));
         let cut = self.cut_mark();
@@ -215,7 +216,7 @@ impl LineBuffer {
         }
     }
 
-    /// Forgets the line, whose rest is not shown.
+    /// Drops the line, because the rest of it is not shown.
     fn forget(&mut self) {
         *self = LineBuffer::default();
     }

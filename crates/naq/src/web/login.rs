@@ -1,17 +1,17 @@
-//! Logging in: a one-time code that the program prints, or a token in a form.
+//! Login with a one-time code that the program prints, or with a token in a form.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::tokens::hex;
 
-/// Attempts that may fail before the next ones are slowed down.
+/// Number of failed attempts before the next ones are delayed.
 const FREE_FAILURES: u32 = 5;
 
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A secret for one login, which the user gets in an address.
+/// A secret for one login, as a part of the address that the program prints.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LoginCode(String);
 
@@ -68,7 +68,7 @@ impl LoginGate {
         }))
     }
 
-    /// Uses a code up. Returns whether it was valid.
+    /// Consumes a code. Returns whether it was valid.
     pub(super) fn use_code(&self, code: &str) -> bool {
         let mut state = self.lock();
         let Some(at) = state.codes.iter().position(|known| known.0 == code) else {
@@ -78,8 +78,8 @@ impl LoginGate {
         true
     }
 
-    /// Whether an attempt may be made now. Attempts of all clients count together: behind a proxy they
-    /// look like one.
+    /// Whether an attempt may be made now. The attempts of all clients count together, because behind a proxy
+    /// all have the same address.
     pub(super) fn may_try(&self, now: Instant) -> bool {
         self.lock().failures.may_try(now)
     }
@@ -96,8 +96,8 @@ impl LoginGate {
     }
 }
 
-/// The recent failures. Each one over the free ones doubles the pause before the next attempt; a pause of
-/// twice that length without an attempt forgives one.
+/// The recent failures. Each one beyond the free ones doubles the pause before the next attempt. After twice
+/// that pause without an attempt, one failure no longer counts.
 #[derive(Debug, Default)]
 struct Failures {
     count: u32,

@@ -23,16 +23,16 @@ use naq_client::{BrokerErrorKind, Client, ClientError, QueueInfo, StorageUsage};
 use naq_protocol::{QueueName, Timestamp, WorkerInfo, WorkerState};
 use schedules::KnownSchedules;
 
-/// How long NATS may take to say what the state of the cluster is. Prometheus gives up after 10 s.
+/// Time limit for reading the state of the cluster. Prometheus gives up after 10 s.
 const READ_MAX: Duration = Duration::from_secs(5);
 
-/// Shortest time between two readings of the state of the cluster.
+/// Shortest time between two reads of the state of the cluster.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Queues that are read at once.
+/// Number of queues that are read at the same time.
 const READS_MAX: usize = 32;
 
-/// The state of the cluster that was read last.
+/// The last state of the cluster that was read.
 #[derive(Default)]
 struct LastCluster {
     shown: Option<(Instant, Arc<Metrics>)>,
@@ -44,17 +44,17 @@ pub(super) struct WebMetrics {
     metrics: Metrics,
     connection: ConnectionMetrics,
     live_clients: Gauge,
-    /// Requests with an unknown token, and logins that failed.
+    /// Requests with an unknown token, and failed logins.
     pub(super) auth_failures: Counter,
-    /// Whether everyone who reaches the address may read.
+    /// Whether everyone who can reach the address may read the metrics.
     pub(super) is_open: bool,
-    /// Locked while it is read, so that any number of requests costs one reading.
+    /// Locked during a read, so that any number of requests causes one read.
     cluster: Mutex<LastCluster>,
     is_storage_denied: AtomicBool,
 }
 
 impl WebMetrics {
-    /// `is_open` lets everyone read who reaches the address.
+    /// `is_open` permits everyone who can reach the address to read the metrics.
     pub(super) fn new(is_open: bool) -> WebMetrics {
         let metrics = Metrics::new(&[Role::Dashboard]);
         WebMetrics {
@@ -68,7 +68,7 @@ impl WebMetrics {
         }
     }
 
-    /// Counts an answer. `route` is the template of its route, and `None` if no route has the path.
+    /// Counts an answer. `route` is the template of its route. `None` means that no route has the path.
     pub(super) fn on_answer(
         &self,
         route: Option<&'static str>,
@@ -77,7 +77,7 @@ impl WebMetrics {
         took: Duration,
     ) {
         let route: LabelValue = route.unwrap_or(OTHER).into();
-        // a client may send any word as its method
+        // a client may send any word as the method
         let method: LabelValue = match *method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -101,7 +101,7 @@ impl WebMetrics {
     /// The answer to a scrape.
     pub(super) async fn answer(&self, client: &Client, live: &Live, format: Format) -> String {
         let read = tokio::time::timeout(READ_MAX, self.read_cluster(client, live)).await;
-        // without an answer of NATS, the figures of this process are shown all the same
+        // if NATS does not answer, the metrics of this process are still reported
         let cluster = read.unwrap_or_else(|_| Arc::new(Metrics::of_one_scrape()));
         let connection = client.connection_state();
         self.connection
@@ -112,7 +112,8 @@ impl WebMetrics {
 }
 
 impl WebMetrics {
-    /// The state of the cluster, at most a second old. What NATS does not say, or denies, is left out.
+    /// The metrics of the cluster, at most a second old. Those that NATS denies or does not answer for are
+    /// missing.
     async fn read_cluster(&self, client: &Client, live: &Live) -> Arc<Metrics> {
         let mut last = self.cluster.lock().await;
         if let Some((read_at, cluster)) = &last.shown
@@ -151,7 +152,7 @@ impl WebMetrics {
         cluster
     }
 
-    /// What the account has stored. A user who may not know that is not denied it again and again.
+    /// The storage of the account. After a denial, this does not ask again.
     async fn read_storage(&self, client: &Client) -> Option<StorageUsage> {
         if self.is_storage_denied.load(Ordering::Relaxed) {
             return None;
@@ -169,7 +170,7 @@ impl WebMetrics {
     }
 }
 
-/// Since when the first job of each queue is queued, of the first 500 queues in which jobs are.
+/// The time since which the first job of each queue is queued, for the first 500 queues that contain jobs.
 async fn read_oldest(client: &Client, queues: &[QueueInfo]) -> HashMap<QueueName, Timestamp> {
     let mut queued = Vec::new();
     for queue in queues.iter().take(LABEL_VALUES_MAX) {
@@ -186,7 +187,7 @@ async fn read_oldest(client: &Client, queues: &[QueueInfo]) -> HashMap<QueueName
     reads.filter_map(std::future::ready).collect().await
 }
 
-/// Shows the queues. Those beyond the first 500 add up to one.
+/// Sets the metrics of queues. Queues beyond the first 500 are added up as one.
 fn show_queues(
     metrics: &Metrics,
     queues: &[QueueInfo],
@@ -220,7 +221,7 @@ fn show_queues(
     }
 }
 
-/// Shows the numbers of workers.
+/// Sets the numbers of workers.
 fn show_workers(metrics: &Metrics, workers: &[WorkerInfo]) {
     for state in [WorkerState::Idle, WorkerState::Busy, WorkerState::Draining] {
         let count = workers

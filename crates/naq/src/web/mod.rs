@@ -1,7 +1,7 @@
-//! The dashboard and the HTTP API: what people look at, and what programs without a NATS client call.
+//! The dashboard for people, and the HTTP API for programs without a NATS client.
 //!
-//! The table in `routes` has every path, with the right that it needs. `guard` is what every request passes.
-//! `live` follows NATS once for all viewers. Pages are made on the server and work without scripts.
+//! The table in `routes` lists every path with the right that it requires. `guard` checks every request.
+//! `live` reads NATS once for all viewers. The server renders the pages, and they work without scripts.
 
 mod access;
 mod ansi;

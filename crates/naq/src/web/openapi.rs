@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::problem::{self, ProblemBody, ProblemKind};
 use super::route::{Answer, Parameter, ParameterPlace, Route, schema_of};
 
-/// Problems of every route that needs a token. A parameter that a route does not have is one.
+/// Problems of every route that requires a token. An unknown parameter is among them.
 const EVERYWHERE: &[&ProblemKind] = &[
     &problem::BAD_REQUEST,
     &problem::UNAUTHENTICATED,
@@ -102,7 +102,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     operation
 }
 
-/// A name for the function of a client: `get_api_jobs_job`.
+/// The `operationId` of a route, from which clients derive function names: `get_api_jobs_job`.
 fn operation_id(route: &Route) -> String {
     let words = route
         .path
@@ -146,7 +146,7 @@ fn filter_pattern() -> String {
     format!("^ *({word}( +{word})*)? *$")
 }
 
-/// What a parameter may be. A name means the same on every route.
+/// The schema of a parameter. A name has the same meaning on every route.
 fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
     /// A duration: `90s`, `1h 30m`, or a number of seconds.
     const DURATION: &str = r"^(\d{1,6}|(\d{1,4}(ms|s|m|h|d)\s?){1,3})$";

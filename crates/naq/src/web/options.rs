@@ -1,4 +1,4 @@
-//! What the dashboard needs to know to start.
+//! The configuration of a dashboard.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,16 +13,16 @@ pub struct WebConfig {
     pub tokens: Tokens,
     /// The token that a one-time code logs in with.
     pub local_token: String,
-    /// What limits every right.
+    /// Limits on the rights of every request.
     pub limits: RightLimits,
-    /// Names of this host in the header `Host`, without ports, besides those of loopback addresses and
-    /// the one that is listened on.
+    /// Further permitted values of the header `Host`, without ports, in addition to loopback names and the
+    /// address of the listener.
     pub host_names: Vec<String>,
-    /// Where the pages are below the root of a reverse proxy.
+    /// Path of the pages below the root of a reverse proxy.
     pub base_path: BasePath,
 }
 
-/// A path below which all pages are, behind a reverse proxy: empty, or `/naq`.
+/// The path of all pages behind a reverse proxy: empty, or such as `/naq`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BasePath(String);
 
@@ -52,20 +52,20 @@ impl std::str::FromStr for BasePath {
     }
 }
 
-/// The names by which a dashboard that listens on this address is addressed.
+/// The host names by which clients address a dashboard that listens on this address.
 pub(super) fn host_names(listen: SocketAddr, more: &[String]) -> Vec<String> {
     let mut names = vec![match listen.ip() {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     }];
-    // A request by a loopback name comes from this machine, or through a tunnel that its user opened.
+    // A request to a loopback name comes from this machine, or through a tunnel that its user opened.
     names.extend(["127.0.0.1", "localhost", "[::1]"].map(str::to_owned));
     names.extend(more.iter().cloned());
     names
 }
 
-/// Whether the metrics need no token: only this machine reaches the dashboard, and no proxy on it that
-/// could pass requests of others on.
+/// Whether the metrics need no token: only this machine can reach the dashboard, and no proxy passes on
+/// requests from elsewhere.
 pub(super) fn are_metrics_open(listen: SocketAddr, config: &WebConfig) -> bool {
     is_loopback(listen) && config.host_names.is_empty() && config.base_path.as_str().is_empty()
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use naq_client::{Client, ClientError, ClockSkew, JobEvent, JobFilter, JobSummary, QueueInfo};
 use naq_protocol::{LeaderInfo, SchedulerInfo, State, Timestamp, WorkerInfo, WorkerState, escape};
 
-/// What NATS says about the installation.
+/// The state of the installation, read from NATS.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) queues: Vec<QueueInfo>,
@@ -15,7 +15,7 @@ pub(super) struct Facts {
     pub(super) schedulers: Vec<SchedulerInfo>,
     /// The scheduler that leads. `None` means that none does.
     pub(super) leader: Option<LeaderInfo>,
-    /// How far this machine's clock is from the server's. `None` if it is not known.
+    /// The difference between this machine's clock and the server's. `None` if it is unknown.
     pub(super) clock_skew: Option<ClockSkew>,
     /// The jobs that changed last.
     pub(super) jobs: Vec<JobSummary>,
@@ -52,13 +52,13 @@ impl Facts {
         })
     }
 
-    /// Number of slots of the workers that serve a queue and do not stop.
+    /// Number of slots of the workers that serve a queue and are not stopping.
     pub(super) fn slots(&self, queue: &QueueInfo) -> u64 {
         slots(&self.workers, queue)
     }
 }
 
-/// Number of slots of those of these workers that serve a queue and do not stop.
+/// Number of slots of those of these workers that serve a queue and are not stopping.
 pub(super) fn slots(workers: &[WorkerInfo], queue: &QueueInfo) -> u64 {
     let serving = workers.iter().filter(|worker| {
         worker.queues.contains(&queue.name) && worker.state != WorkerState::Draining
@@ -66,16 +66,16 @@ pub(super) fn slots(workers: &[WorkerInfo], queue: &QueueInfo) -> u64 {
     serving.map(|worker| u64::from(worker.concurrency)).sum()
 }
 
-/// Something that a user should mend, and how.
+/// A problem that a user should fix, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(super) struct Warning {
-    /// What is wrong, in one sentence without a full stop.
+    /// What is wrong: one sentence without a full stop.
     pub(super) text: String,
-    /// The command that mends it.
+    /// The command that fixes it, or that shows more.
     pub(super) command: String,
 }
 
-/// What a user should mend.
+/// The problems that a user should fix.
 pub(super) fn warnings(facts: &Facts) -> Vec<Warning> {
     let mut found = Vec::new();
     let mut warn = |text: String, command: &str| {
@@ -90,7 +90,7 @@ pub(super) fn warnings(facts: &Facts) -> Vec<Warning> {
         if queue.paused && jobs > 0 {
             warn(
                 format!(
-                    "the queue `{name}` is paused, and {} wait in it",
+                    "the queue `{name}` is paused and contains {}",
                     jobs_text(jobs)
                 ),
                 &format!("naq queue resume {name}"),
@@ -98,7 +98,7 @@ pub(super) fn warnings(facts: &Facts) -> Vec<Warning> {
         } else if queue.depth > 0 && facts.slots(queue) == 0 {
             warn(
                 format!(
-                    "no worker serves the queue `{name}`, and {} wait in it",
+                    "no worker serves the queue `{name}`, which contains {}",
                     jobs_text(queue.depth)
                 ),
                 &format!("naq worker {name}"),
@@ -131,7 +131,7 @@ pub(super) fn warnings(facts: &Facts) -> Vec<Warning> {
     if let Some(skew) = facts.clock_skew.filter(|skew| skew.is_excessive()) {
         warn(
             format!(
-                "the clock of this machine is {skew}, so the times shown here are off by as much"
+                "the clock of this machine is {skew}, so the times shown here are wrong by as much"
             ),
             "timedatectl status",
         );
@@ -149,7 +149,7 @@ fn jobs_text(count: u64) -> String {
 /// Number of minutes that are counted.
 pub(super) const MINUTES: usize = 60;
 
-/// What happened in one minute.
+/// Counts of one minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(super) struct MinuteCounts {
     /// Jobs that entered their queues, or were delayed.
@@ -160,7 +160,7 @@ pub(super) struct MinuteCounts {
     pub(super) failed: u64,
 }
 
-/// What happened in each of the last 60 minutes, counted from events: the oldest minute first.
+/// Counts of the last 60 minutes, from events, oldest minute first.
 #[derive(Debug)]
 pub(super) struct Activity {
     /// The minute of the last element, since the Unix epoch.
@@ -260,11 +260,11 @@ mod tests {
             found,
             [
                 Warning {
-                    text: "no worker serves the queue `build`, and 3 jobs wait in it".to_owned(),
+                    text: "no worker serves the queue `build`, which contains 3 jobs".to_owned(),
                     command: "naq worker build".to_owned(),
                 },
                 Warning {
-                    text: "the queue `paused` is paused, and 1 job wait in it".to_owned(),
+                    text: "the queue `paused` is paused and contains 1 job".to_owned(),
                     command: "naq queue resume paused".to_owned(),
                 },
             ]

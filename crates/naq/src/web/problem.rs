@@ -9,16 +9,16 @@ use naq_client::{
     BrokerError, BrokerErrorKind, ClientError, EnvelopeError, ErrorKind, InvalidName,
 };
 
-/// A kind of error: the last part of the address in `type`, and what the page at that address says.
+/// A kind of error: the last part of the address in `type`, and the text of the page at that address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ProblemKind {
-    /// The last part of the address.
+    /// Last part of the address in `type`.
     pub(super) slug: &'static str,
     /// The status code of an answer of this kind.
     pub(super) status: u16,
     /// What it is, in a few words.
     pub(super) title: &'static str,
-    /// What it means and what to do, for the page.
+    /// What the error means and what to do, for the page.
     pub(super) text: &'static str,
 }
 
@@ -37,40 +37,40 @@ macro_rules! problem_kinds {
 
 problem_kinds! {
     BAD_REQUEST 400 "bad-request", "The request is invalid",
-        "A parameter is missing, unknown, or has a value that it cannot have. The detail names it.";
+        "A parameter is missing, unknown, or has an invalid value. The detail names it.";
     UNAUTHENTICATED 401 "unauthenticated", "A token or a session is missing",
-        "Send a token in the header `Authorization: Bearer TOKEN`, or log in. The dashboard prints where its token is.";
+        "Send a token in the header `Authorization: Bearer TOKEN`, or log in. The dashboard prints the path of the file with its token.";
     FORBIDDEN 403 "forbidden", "The token lacks a right",
-        "The rights are view, operate and submit; each includes those before it. The detail names the one that is needed.";
+        "The rights are view, operate and submit; each includes those before it. The detail names the required one.";
     CROSS_SITE 403 "cross-site", "The request comes from a page of another site",
         "Changes are accepted from pages of this dashboard and from programs with a token.";
-    NOT_FOUND 404 "not-found", "It does not exist",
+    NOT_FOUND 404 "not-found", "Not found",
         "No job, queue, schedule or worker has this name, or its record has expired.";
-    METHOD_NOT_ALLOWED 405 "method-not-allowed", "The path has no such method",
+    METHOD_NOT_ALLOWED 405 "method-not-allowed", "The path does not support the method",
         "The header `Allow` names the methods of this path.";
-    CONFLICT 409 "conflict", "What exists contradicts the request",
+    CONFLICT 409 "conflict", "The request conflicts with the current state",
         "The id belongs to another envelope, or the job, queue or schedule is in a state that does not allow this.";
     TOO_LARGE 413 "too-large", "The body is too large",
         "A body is at most as large as a message of the NATS server. Put large input into a file or an object.";
-    MEDIA_TYPE 415 "media-type", "The body has another type than the path accepts",
+    MEDIA_TYPE 415 "media-type", "The path does not accept the type of the body",
         "Send `Content-Type: application/json`.";
     HOST 421 "host", "The request is addressed to another host",
-        "The header `Host` is none of the names of this dashboard. `--host-name NAME` adds one.";
+        "The header `Host` does not name this dashboard. Its option `--host-name NAME` adds a name.";
     REFUSED 422 "refused", "The envelope is refused",
-        "`errors` names each field that is wrong, by a JSON pointer.";
+        "`errors` names each wrong field by a JSON pointer.";
     QUEUE_FULL 429 "queue-full", "The queue contains too many jobs",
         "The caller set a limit, and the queue has reached it. Try again later.";
     LOGIN_TOO_OFTEN 429 "login-too-often", "Too many attempts to log in",
-        "Wrong tokens are slowed down. Try again after the seconds in `Retry-After`.";
+        "Several wrong tokens were sent. Try again after the number of seconds in `Retry-After`.";
     FAILED 500 "failed", "The request failed",
-        "NATS refused the request, or what is stored cannot be read. The detail says why.";
+        "NATS refused the request, or stored data cannot be read. The detail says why.";
     UNAVAILABLE 503 "unavailable", "NATS is not available",
-        "NATS does not answer, or denies the request to the user of this dashboard. Try again after the seconds in `Retry-After`.";
+        "NATS does not answer, or denies the request to the user of this dashboard. Try again after the number of seconds in `Retry-After`.";
     STORAGE_FULL 507 "storage-full", "The store is full",
-        "The storage of NATS is full. Nothing was stored; `naq purge --results` frees room.";
+        "The storage of NATS is full. naq stored nothing; `naq purge --results` frees space.";
 }
 
-/// A field of a body that is wrong.
+/// A wrong field of a body.
 #[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct FieldProblem {
     /// A JSON pointer (RFC 6901) to the field.
@@ -97,15 +97,15 @@ pub(super) struct ProblemBody {
     title: String,
     /// The status code.
     status: u16,
-    /// What went wrong with this request, for people.
+    /// For people: what is wrong with this request.
     detail: String,
-    /// The fields of the body that are wrong.
+    /// The wrong fields of the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     errors: Vec<FieldProblem>,
 }
 
-/// After how many seconds a client may try again when NATS is away.
+/// Number of seconds after which a client may try again if NATS does not answer.
 const RETRY_AFTER_S: &str = "2";
 
 impl Problem {

@@ -1,4 +1,5 @@
-//! A route: a row that serves a request, describes it in the OpenAPI document, and says which right it needs.
+//! A route: a row that serves a request, describes it in the OpenAPI document, and names the right that it
+//! requires.
 
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ pub(super) fn schema_of<T: schemars::JsonSchema>(generator: &mut SchemaGenerator
     generator.subschema_for::<T>()
 }
 
-/// An answer that is no error.
+/// A successful answer.
 #[derive(Clone, Copy)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -104,7 +105,7 @@ pub(super) struct Route {
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub(super) method: &'static str,
     pub(super) path: &'static str,
-    /// The right that it needs. `None` means that it needs no token.
+    /// The right that it requires. `None` means that it requires no token.
     pub(super) right: Option<Right>,
     /// What it does, in one line.
     pub(super) summary: &'static str,
@@ -112,9 +113,9 @@ pub(super) struct Route {
     /// The schema of the body of the request. `None` if it has none.
     pub(super) body: Option<BodySchema>,
     pub(super) answers: &'static [Answer],
-    /// The errors that it answers, besides those of every route.
+    /// The errors that it answers, in addition to those of every route.
     pub(super) problems: &'static [&'static ProblemKind],
-    /// Whether the answer has no end, so that generic clients leave it out.
+    /// Whether the answer does not end, so that generic clients skip the route.
     pub(super) is_stream: bool,
     filter: MethodFilter,
     handler: Handler,

@@ -1,5 +1,5 @@
-//! The table of all routes, and the router that is made of it. No route exists outside of this table, so none
-//! can lack a right.
+//! The table of all routes, and the router that is built from it. No route exists outside of this table, so
+//! none can lack a right.
 
 use std::sync::Arc;
 
@@ -183,7 +183,7 @@ pub(super) fn router(web: &Arc<Web>) -> Router {
     }
 }
 
-/// Removes the path of the proxy, which may send an address as it got it, or without its own part.
+/// Removes the base path. A proxy may pass a path on unchanged, or without the base path.
 async fn without_base_path(State(web): State<Arc<Web>>, mut request: Request) -> Request {
     let address = request.uri().path_and_query().map(PathAndQuery::as_str);
     let rest = address.and_then(|address| address.strip_prefix(web.base_path()));
@@ -204,7 +204,7 @@ async fn describe() -> Json<Value> {
 }
 
 async fn not_found(State(web): State<Arc<Web>>, uri: OriginalUri) -> Response {
-    let detail = format!("there is no `{}`", naq_protocol::escape(uri.path()));
+    let detail = format!("there is no path `{}`", naq_protocol::escape(uri.path()));
     let missing = Problem::new(&problem::NOT_FOUND, detail);
     match guard::is_api(uri.path()) {
         true => missing.into_response(),
@@ -213,11 +213,11 @@ async fn not_found(State(web): State<Arc<Web>>, uri: OriginalUri) -> Response {
 }
 
 async fn method_not_allowed(method: Method) -> Response {
-    let detail = format!("this path has no {method}");
+    let detail = format!("the path does not support {method}");
     Problem::new(&problem::METHOD_NOT_ALLOWED, detail).into_response()
 }
 
-/// Turns an error that the HTTP library answers by itself, in plain text, into a problem.
+/// Converts an error that the HTTP library itself answers in plain text into a problem.
 async fn explain_plain_error(response: Response) -> Response {
     let is_plain = response
         .headers()

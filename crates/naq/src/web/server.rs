@@ -1,4 +1,4 @@
-//! Accepting connections: bounded in number, and each bounded in how long it may be silent.
+//! Accepts connections. Their number is bounded, and so is the time for which each may be silent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// Connections that are served at the same time. Further ones wait.
 const CONNECTIONS_MAX: usize = 1_024;
 
-/// Time in which a client has to send the head of a request, also the next one on an open connection.
+/// Time limit for a client to send the headers of a request, also of the next one on an open connection.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// Most bytes of the head of a request.
+/// Maximum size of the headers of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// Time for answers that are under way when the dashboard stops.
+/// Time limit for answers that are in progress when the dashboard stops.
 const STOP_MAX: Duration = Duration::from_millis(800);
 
-/// Pause after a failed accept: for lack of descriptors it would fail again at once.
+/// Pause after a failed accept. Without free descriptors, the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is true, then for at most another second.
@@ -70,7 +70,7 @@ fn serve_connection(
     router: Router,
     open: &GracefulShutdown,
 ) {
-    // Live events are small, and must not wait for more.
+    // Live events are small and must be sent without delay.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -79,7 +79,7 @@ fn serve_connection(
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let connection = open.watch(connection);
     tokio::spawn(async move {
-        // An error is the client's: it went away, or sent something else than HTTP.
+        // The client caused the error: it disconnected, or sent something other than HTTP.
         if let Err(error) = connection.await {
             tracing::trace!("a connection of the dashboard ended: {error}");
         }

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! State that all requests share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,12 +55,12 @@ impl Web {
         })
     }
 
-    /// What each address begins with behind a reverse proxy; empty without one.
+    /// The beginning of each path behind a reverse proxy; empty without one.
     pub(super) fn base_path(&self) -> &str {
         self.config.base_path.as_str()
     }
 
-    /// Most bytes of the body of a request: what fits into a message.
+    /// Maximum size of the body of a request, in bytes: that of a message.
     pub(super) fn body_bytes_max(&self) -> usize {
         self.client.message_bytes_max()
     }

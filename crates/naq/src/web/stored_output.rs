@@ -4,7 +4,7 @@ use super::ansi::AnsiText;
 use crate::text;
 use naq_client::StoredOutput;
 
-/// Most bytes that are shown of the beginning, and of the end.
+/// Maximum number of bytes that are shown of the beginning, and of the end.
 const PART_BYTES_MAX: usize = 64 << 10;
 
 /// The markup of an output. Lines end with a line feed.
@@ -53,7 +53,7 @@ fn parts(output: &StoredOutput) -> (&[u8], &[u8], u64) {
     (whole_end(first), whole_start(last), unshown as u64)
 }
 
-/// Leaves out a character that is cut at the end.
+/// Removes an incomplete character at the end.
 fn whole_end(bytes: &[u8]) -> &[u8] {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => {
@@ -63,7 +63,7 @@ fn whole_end(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Leaves out a character that is cut at the start.
+/// Removes an incomplete character at the start.
 fn whole_start(bytes: &[u8]) -> &[u8] {
     let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
     let cut = bytes.iter().take(3).take_while(is_continuation).count();

@@ -29,7 +29,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("error.html", include_str!("templates/error.html")),
 ];
 
-/// The parsed templates. An error in one of them is an error of the program, and is found by a test.
+/// The parsed templates. An error in one of them is a bug, which a test finds.
 pub(super) struct Templates(Result<Tera, tera::Error>);
 
 impl Templates {

@@ -15,7 +15,7 @@ const SECRET_CHARS_MIN: usize = 20;
 /// Longest name of a token, in characters.
 const NAME_CHARS_MAX: usize = 64;
 
-/// A secret that gives a right to everyone who knows it. Only its digest is kept.
+/// A secret that grants a right to everyone who has it. Only its digest is stored.
 pub struct Token {
     name: String,
     right: Right,
@@ -86,20 +86,20 @@ impl Tokens {
     /// cookie is.
     pub fn add(&mut self, token: Token) -> Result<(), String> {
         if self.0.iter().any(|known| known.name == token.name) {
-            return Err(format!("there are two tokens of the name `{}`", token.name));
+            return Err(format!("two tokens have the name `{}`", token.name));
         }
         self.0.push(token);
         Ok(())
     }
 
-    /// Whether there is none.
+    /// Whether no token exists.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Who has this secret. The time that this takes depends on no secret: digests are compared, which a
-    /// client cannot choose.
+    /// The identity of the token with this secret. The duration reveals nothing about secrets, because this
+    /// compares digests, which a client cannot choose.
     pub(super) fn of_secret(&self, secret: &str) -> Option<Identity> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let found = self.0.iter().find(|token| token.digest == digest);
@@ -114,7 +114,8 @@ impl Tokens {
         Some(format!("{name}:{expires_ms}:{}", hex(tag.as_ref())))
     }
 
-    /// Whose session a cookie is. `None` if it has ended, or if its token has changed or is gone.
+    /// The identity of a cookie's session. `None` if the session has ended, or if its token was changed or
+    /// removed.
     pub(super) fn of_session(&self, cookie: &str, now: Timestamp) -> Option<Identity> {
         let mut parts = cookie.split(':');
         let (name, expires_ms, tag) = (parts.next()?, parts.next()?, parts.next()?);

@@ -307,8 +307,8 @@ impl<'a> Claiming<'a> {
         }
     }
 
-    /// Counts how long the claimed job has waited since it was due. After a crash or a requeue nobody knows
-    /// since when it waits. `before` is the record that the claim replaced.
+    /// Counts how long the claimed job has waited since it was due. After a crash or a requeue, the start of
+    /// the wait is unknown. `before` is the record that the claim replaced.
     fn count_wait(&self, before: Option<&Record>) {
         let message = self.delivery().message;
         let retry = before.and_then(|record| record.next_attempt_at());

@@ -46,7 +46,7 @@ pub(super) struct WorkerContext {
     pub(super) places: Semaphore,
     /// The writes that NATS refuses at the moment.
     pub(super) refused_writes: RefusedWrites,
-    /// What this worker counts.
+    /// The metrics of this worker.
     pub(super) metrics: WorkerMetrics,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,

@@ -141,7 +141,7 @@ async fn sign_off(
     }
 }
 
-/// Shows the state of the connection whenever it changes.
+/// Updates the metrics of the connection whenever its state changes.
 async fn report_connection(mut connection: ConnectionWatch, metrics: ConnectionMetrics) {
     let mut state = connection.mark_seen();
     loop {

@@ -1,5 +1,6 @@
-//! What a worker counts. The handles of each queue are made at the start, so that a job costs additions to
-//! atomic numbers, and no lock and no allocation except in histograms, whose locks nobody else holds.
+//! Metrics of a worker. The handles of each queue are created at the start, so that a job only costs
+//! additions to atomic numbers: no allocation, and no locks except those of histograms, which are
+//! uncontended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,7 +132,7 @@ impl QueueMetrics {
 /// The value of the label `reason` of a job that succeeded or expired.
 const NO_REASON: &str = "none";
 
-/// Errors of a machine that is short of something.
+/// Errors of a machine that lacks a resource.
 const MACHINE_ERRORS: [&str; 5] = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC"];
 
 /// The handles of a worker.
@@ -163,7 +164,7 @@ impl WorkerMetrics {
             (queue.clone(), QueueMetrics::new(metrics, label))
         });
         let queues = queues.collect();
-        // so that each begins at 0, and its first increase is one
+        // so that each counter begins at 0, and Prometheus sees its first increase
         for error in MACHINE_ERRORS {
             metrics.counter(table::SPAWN_FAILURES, [error.into()]);
         }
@@ -198,7 +199,7 @@ impl WorkerMetrics {
     /// Counts that a job which was due at this time was claimed now.
     pub(super) fn on_claimed(&self, queue: &QueueName, due: Timestamp, now: Timestamp) {
         if let Some(queue) = self.queues.get(queue) {
-            // the clock of the server, which has stored the message, may be ahead
+            // the clock of the server that stored the message may be ahead
             let waited = (now.0 - due.0).to_std().unwrap_or_default();
             queue.wait.observe(waited.as_secs_f64());
         }
@@ -211,7 +212,7 @@ impl WorkerMetrics {
         }
     }
 
-    /// Counts what the processes of an attempt left: output, and why they did not start.
+    /// Counts the output of an attempt, and the errors of its start.
     pub(super) fn on_completed(&self, queue: &QueueName, completion: &Completion) {
         if completion.leaked {
             self.leaked.inc();

@@ -71,7 +71,7 @@ pub struct WorkerConfig {
     pub live_output_after: Duration,
     /// Who learns that the worker's loop turns. `None` means no one.
     pub watchdog: Option<Watchdog>,
-    /// Where this worker counts what it does.
+    /// The metrics of this worker.
     pub metrics: Arc<Metrics>,
     /// Run this one job of the first queue and exit once it has finished, as `naq run` does. `None`
     /// means serve the queues.

@@ -56,8 +56,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// How long a job waits for its secrets.
 const READ_MAX: Duration = Duration::from_secs(10);
 
-/// Maximum number of jobs whose secrets are read at once, and so of threads that are lost to a file
-/// system that does not answer.
+/// Maximum number of jobs whose secrets are read at once, and so of threads that a file system can block.
 const READERS: usize = 16;
 
 impl SecretStore {
@@ -104,7 +103,8 @@ impl SecretStore {
             });
             read.await.ok()
         };
-        // boxed, since few jobs have secrets and each attempt has room for all that it may await
+        // boxed, because few jobs have secrets, and the future of each attempt contains those that it may
+        // await
         let read = Box::pin(tokio::time::timeout(READ_MAX, reading)).await;
         read.ok().flatten().unwrap_or(Err(SecretError::NoAnswer))
     }

@@ -134,7 +134,7 @@ pub(super) async fn enqueue(
                 break;
             }
         };
-        // The file may be a pipe, for whose writer naq waits for any time. For the server it does not.
+        // The file may be a pipe: naq waits for its writer without a limit, but not for the server.
         let sending = async {
             for item in items {
                 match item {

@@ -1,4 +1,4 @@
-//! `naq failed groups`: failed jobs, grouped by their cause.
+//! `naq failed groups`: failed jobs, grouped by cause.
 
 use crate::cli::exit::Failure;
 use crate::cli::render::{self, Column};

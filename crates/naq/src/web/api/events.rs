@@ -22,7 +22,7 @@ use crate::web::route::{Route, other, query};
 use crate::web::state::Web;
 use naq_client::JobFilter;
 
-/// Pause between two signs of life on a stream without events. Proxies end silent connections.
+/// Interval of keep-alive comments on a stream without events. Proxies close silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) const ROUTES: &[Route] = &[Route::get(
@@ -64,7 +64,7 @@ pub(in crate::web) fn event_stream(
     let mut response = Sse::new(events)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
-    // nginx collects what it passes on, except for an answer with this header
+    // nginx buffers answers, except those with this header
     let headers = response.headers_mut();
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

@@ -1,4 +1,4 @@
-//! Failed jobs: listed, grouped by their cause, run again and discarded.
+//! Failed jobs: lists them, groups them by cause, retries and discards them.
 
 use std::sync::Arc;
 
@@ -20,13 +20,14 @@ use crate::web::state::Web;
 use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId};
 use naq_protocol::{JobId, QueueName, Reason, State as JobState, Timestamp};
 
-/// Failed jobs in a page unless the request says otherwise.
+/// Default number of failed jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
 
-/// Most failed jobs in a page.
+/// Maximum number of failed jobs in a page.
 const LIMIT_MAX: usize = 500;
 
-/// Failed jobs that are read for a page: if few of them match, the page is short, and `next` continues.
+/// Maximum number of failed jobs that are read for a page. If few of them match, the page is short, and
+/// `next` continues.
 const READ_MAX: usize = 10_000;
 
 const QUEUE: Parameter = query("queue", "Only jobs of this queue", "build");
@@ -115,7 +116,7 @@ struct Failed {
     next: Option<String>,
 }
 
-/// A failed job that is kept whole.
+/// A failed job that naq keeps as a dead letter.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "failed_job")]
 struct FailedJob {
@@ -162,7 +163,7 @@ impl From<DeadLetter> for FailedJob {
     }
 }
 
-/// Failed jobs, grouped by their cause.
+/// Failed jobs, grouped by cause.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "failed_groups")]
 struct Groups {
@@ -175,7 +176,7 @@ struct Groups {
     jobs: u64,
 }
 
-/// The place of a page in the list: when a job failed, in milliseconds since the Unix epoch, and its
+/// The position of a page in the list: when a job failed, in milliseconds since the Unix epoch, and its
 /// sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::web) struct FailedCursor {
@@ -200,7 +201,7 @@ impl std::str::FromStr for FailedCursor {
                 sequence: sequence.parse().ok()?,
             })
         });
-        cursor.ok_or("it is not `next` of an answer")
+        cursor.ok_or("expected `next` of an earlier answer")
     }
 }
 
@@ -244,7 +245,7 @@ pub(in crate::web) async fn read_page(
             page.jobs.push(job);
         }
         if page.jobs.len() == limit || read == READ_MAX {
-            // whether another one follows is not worth a second read
+            // checking for a further page is not worth a second read
             page.next = listed.next().await?.map(|_| cursor);
             break;
         }

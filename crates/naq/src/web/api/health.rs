@@ -18,7 +18,7 @@ use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, json, other, schema_of};
 use crate::web::state::Web;
 
-/// How long NATS may take to answer.
+/// Time limit for NATS to answer.
 const READY_MAX: Duration = Duration::from_secs(2);
 
 pub(super) const ROUTES: &[Route] = &[
@@ -51,7 +51,7 @@ pub(super) const ROUTES: &[Route] = &[
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "health")]
 struct Health {
-    /// Always `ok`: anything else is an error.
+    /// Always `ok`. Any other state is an error.
     status: &'static str,
 }
 
@@ -63,12 +63,12 @@ async fn ready(State(web): State<Arc<Web>>) -> Result<Json<Health>, Problem> {
     let answer = tokio::time::timeout(READY_MAX, web.client.measure_clock_skew()).await;
     match answer {
         Ok(Ok(_)) => Ok(Json(Health { status: "ok" })),
-        // the reason would tell anyone where NATS is
+        // the reason would reveal the address of NATS to everyone
         Ok(Err(_)) | Err(_) => Err(Problem::new(&problem::UNAVAILABLE, "NATS does not answer")),
     }
 }
 
-/// Behind a proxy, everyone who reaches the proxy could read the metrics, so they need a token then.
+/// Behind a proxy, everyone who can reach the proxy could read the metrics, so a token is required.
 async fn metrics(State(web): State<Arc<Web>>, parts: Parts) -> Result<Response, Problem> {
     if !web.metrics.is_open {
         authorize(&web, &parts, Right::View)?;

@@ -1,4 +1,4 @@
-//! Jobs: lists, single jobs, and what an operator does with one.
+//! Jobs: lists, single jobs, and changes of a job by an operator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
 use naq_protocol::{JobId, QueueName, Record};
 
-/// Jobs in a page unless the request says otherwise.
+/// Default number of jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
 
-/// Most jobs in a page.
+/// Maximum number of jobs in a page.
 const LIMIT_MAX: usize = 500;
 
 /// Longest wait for a job in one request.
@@ -164,8 +164,7 @@ struct Jobs {
     /// The value of `cursor` for the next page. Absent means that this is the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    /// Whether the page ends because many jobs were read that the filter does not select. `next` continues
-    /// the search.
+    /// Whether the search stopped early because it read many jobs that do not match. `next` continues it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     is_cut: bool,
@@ -224,7 +223,7 @@ async fn list(
 
 /// A header with the address of the next page, relative to this one.
 pub(super) fn next_link(cursor: &str) -> Option<HeaderValue> {
-    // a cursor contains the name of a stream, which has no character that needs an escape
+    // a cursor contains the name of a stream, whose characters need no escape
     HeaderValue::from_str(&format!("<?cursor={cursor}>; rel=\"next\"")).ok()
 }
 
@@ -268,7 +267,7 @@ async fn show(
     if let Some(wait) = query.parsed("wait", wait)?
         && !record.state().is_terminal()
     {
-        // when the time has passed, the answer is the job as it is
+        // after this time, the answer is the current state of the job
         let ended = tokio::time::timeout(wait, web.client.wait(&job)).await;
         record = match ended {
             Ok(ended) => ended?,
@@ -341,7 +340,7 @@ async fn cancel(
 
 pub(in crate::web) fn has_ended(record: &Record) -> Problem {
     let detail = format!(
-        "the job `{}` has ended: it is {}",
+        "the job `{}` has already ended: it is {}",
         record.job_id,
         record.state()
     );
@@ -387,7 +386,7 @@ mod tests {
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains(r#""TOKEN":"***""#), "{shown}");
         assert!(shown.contains("12345678901234567890123"), "{shown}");
-        // a variable that is no object is no place for a value either
+        // `env` that is no object must not reveal values either
         let odd = RawValue::from_string(r#"{"env":"hunter2"}"#.to_owned()).unwrap();
         assert_eq!(hide_values(&odd).unwrap().get(), r#"{"env":{}}"#);
     }

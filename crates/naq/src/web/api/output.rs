@@ -118,7 +118,7 @@ async fn read(
         }
     };
     let headers = response.headers_mut();
-    // Never as a page: it is whatever the job printed.
+    // Never a page: the job controls its content.
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/octet-stream"),

@@ -75,7 +75,7 @@ impl Query {
         let first = values.next();
         match values.next() {
             None => Ok(first),
-            Some(_) => Err(Problem::parameter(name, "it is given more than once")),
+            Some(_) => Err(Problem::parameter(name, "given more than once")),
         }
     }
 
@@ -101,7 +101,7 @@ impl Query {
         let on = self.parsed(name, |value| match value {
             "" | "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
-            _ => Err("it is true or false"),
+            _ => Err("expected true or false"),
         })?;
         Ok(on.unwrap_or(false))
     }
@@ -115,7 +115,7 @@ pub(super) const DRY_RUN: Parameter =
 pub(in crate::web) fn limit(text: &str, max: usize) -> Result<usize, String> {
     match text.parse() {
         Ok(limit) if (1..=max).contains(&limit) => Ok(limit),
-        _ => Err(format!("it is a number from 1 to {max}")),
+        _ => Err(format!("expected a number from 1 to {max}")),
     }
 }
 
@@ -134,7 +134,7 @@ pub(in crate::web) fn encode(text: &str) -> String {
 
 /// Decodes a part of a query: `+` is a space, `%20` too.
 fn decode(text: &str) -> Result<String, Problem> {
-    let invalid = || Problem::parameter("query", "it is not encoded in percent form as UTF-8");
+    let invalid = || Problem::parameter("query", "it is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

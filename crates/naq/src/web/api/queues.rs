@@ -134,12 +134,12 @@ struct NewSettings {
     /// How many of its jobs may run at once. Absent means no limit.
     #[serde(default)]
     max_running: Option<NonZeroU32>,
-    /// Number of servers that keep a copy. Absent means that it stays, or the default for a new queue.
+    /// Number of servers that keep a copy. Absent means no change, or the default for a new queue.
     #[serde(default)]
     replicas: Option<std::num::NonZeroUsize>,
 }
 
-/// What a purge has removed.
+/// The result of a purge.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "purged")]
 struct Purged {
@@ -167,7 +167,7 @@ pub(super) struct QueueState {
     depth: u64,
     /// Jobs that are delivered to workers.
     running: u64,
-    /// Delayed jobs, with those that wait to be retried.
+    /// Delayed jobs, including those that wait for a retry.
     delayed: u64,
     /// Size of the stored messages, in bytes.
     bytes: u64,
@@ -311,7 +311,7 @@ async fn remove(
     let queue = web.client.queue(&name)?;
     let is_dry = query.is_on("dry_run")?;
     let Some(seen) = query.parsed::<u64, _>("jobs", str::parse)? else {
-        let detail = "it is missing; it confirms how many jobs are removed with the queue";
+        let detail = "missing; it confirms how many jobs are removed with the queue";
         return Err(Problem::parameter("jobs", detail));
     };
     let info = queue.info().await?;

@@ -18,7 +18,7 @@ use crate::web::state::Web;
 use naq_client::{ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary};
 use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, Timestamp};
 
-/// Most schedules in an answer.
+/// Maximum number of schedules in an answer.
 const SCHEDULES_MAX: usize = 10_000;
 
 const SCHEDULE: Parameter = path("schedule", "Name of the schedule", "nightly");
@@ -93,7 +93,7 @@ struct Schedules {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     unreadable: Vec<ScheduleId>,
-    /// Whether there are more than the answer has.
+    /// Whether more schedules exist than the answer contains.
     is_cut: bool,
 }
 
@@ -109,7 +109,7 @@ struct ScheduleState {
     /// Why the schedule has no ticks, if its stored definition is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
-    /// What its jobs run, in one line. Absent if the envelope is invalid.
+    /// The command of its jobs, in one line. Absent if the envelope is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<String>,
 }

@@ -32,7 +32,7 @@ async fn show(Path(name): Path<String>) -> Result<Response, Problem> {
         None => {
             let name = naq_protocol::escape(&name);
             let detail = format!(
-                "there is no schema `{name}`; there are {}",
+                "there is no schema `{name}`; the schemas are {}",
                 SCHEMAS.join(", ")
             );
             Err(Problem::new(&problem::NOT_FOUND, detail))

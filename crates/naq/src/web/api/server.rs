@@ -1,4 +1,4 @@
-//! The installation as a whole, and who asks.
+//! The installation as a whole, and the identity of the client.
 
 use std::sync::Arc;
 
@@ -44,19 +44,19 @@ struct ServerState {
     leader: Option<LeaderInfo>,
     /// Every scheduler whose last heartbeat has not expired.
     schedulers: Vec<SchedulerInfo>,
-    /// What needs to be mended.
+    /// Problems that a user should fix.
     warnings: Vec<Warning>,
-    /// What happened in each of the last 60 minutes, the oldest first.
+    /// Counts of each of the last 60 minutes, oldest first.
     minutes: Vec<MinuteCounts>,
 }
 
-/// Who asks.
+/// The identity of the client.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "me")]
 struct Me {
     /// The name of the token.
     name: String,
-    /// What it may do here.
+    /// The right of the request, after the limits of this dashboard.
     right: Right,
 }
 

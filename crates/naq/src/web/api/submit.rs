@@ -76,7 +76,7 @@ pub(super) struct Enqueued {
     record: Option<naq_protocol::Record>,
 }
 
-/// What a request asks for besides the envelope.
+/// The parameters of a request in addition to the envelope.
 pub(super) struct Submission {
     pub(super) wait: Option<Duration>,
     /// The delay of the job, or the time at which it starts.
@@ -126,14 +126,14 @@ async fn enqueue_as(
     .await
 }
 
-/// Checks an envelope as a worker will. `prefix` is the pointer to it in the body.
+/// Checks an envelope as workers do. `prefix` is the pointer to it in the body.
 pub(super) fn check_envelope(bytes: &[u8], prefix: &str) -> Result<Envelope, Problem> {
     Envelope::parse(bytes)
         .and_then(|envelope| envelope.check_supported().map(|()| envelope))
         .map_err(|error| Problem::of_envelope(&error, prefix))
 }
 
-/// Checks an envelope as a worker will, and enqueues it as its producer wrote it.
+/// Checks an envelope as workers do, and enqueues its bytes unchanged.
 pub(super) async fn submit(
     web: &Web,
     queue: &str,

@@ -28,16 +28,16 @@ use crate::web::state::Web;
 use naq_client::Queue;
 use naq_protocol::{Envelope, JobId};
 
-/// Most envelopes in an array.
+/// Maximum number of envelopes in an array.
 const ARRAY_MAX: usize = 1_000;
 
-/// How many jobs of one request are enqueued at the same time.
+/// Number of jobs of one request that are enqueued at the same time.
 const JOBS_AT_ONCE: usize = 64;
 
-/// Most fields that the answer to an array names as wrong.
+/// Maximum number of wrong fields that the answer to an array names.
 const ERRORS_MAX: usize = 100;
 
-/// Longest time in which a client may send nothing of its lines.
+/// Longest time for which a client may be silent between its lines.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const ROUTES: &[Route] = &[Route::post("/api/queues/{queue}/jobs", Right::Submit, "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson", |method| on(method, enqueue)).parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<OneOrMany>).answers(&[
@@ -90,7 +90,7 @@ struct EnqueuedJobs {
     job_ids: Vec<JobId>,
 }
 
-/// What became of a line.
+/// The result of a line.
 #[derive(Serialize)]
 struct LineResult {
     /// The number of the line, from 1.
@@ -127,7 +127,7 @@ async fn enqueue(
     }
 }
 
-/// What a request for many jobs asks for. It can neither wait nor choose one id for all.
+/// The parameters of a request for many jobs. It can neither wait nor choose an id.
 async fn read_many(
     web: &Web,
     queue: &str,
@@ -139,7 +139,7 @@ async fn read_many(
     if submission.wait.is_some() {
         return Err(Problem::parameter(
             "wait",
-            "a request waits for one job only",
+            "a request can wait for one job only",
         ));
     }
     if headers.contains_key("idempotency-key") {
@@ -342,7 +342,7 @@ impl Lines {
                 Ok(Err(_)) | Err(_) => {
                     self.is_ended = true;
                     self.buffer.clear();
-                    let detail = "the body has ended in the middle, or its sender is silent";
+                    let detail = "the body ended early, or its sender was silent for too long";
                     return Some(self.failed(Problem::new(&problem::BAD_REQUEST, detail)));
                 }
             }

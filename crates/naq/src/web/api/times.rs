@@ -23,10 +23,10 @@ use naq_cron::{Cron, Timezone};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State as JobState, Timestamp};
 
-/// Times in an answer unless the request says otherwise.
+/// Default number of times in an answer.
 const COUNT_DEFAULT: usize = 5;
 
-/// Most times in an answer.
+/// Maximum number of times in an answer.
 const COUNT_MAX: usize = 1_000;
 
 const COUNT: Parameter = query("count", "Number of times, 1 to 1000", "5");
@@ -87,11 +87,11 @@ struct CronExplanation {
     tz: String,
     /// What it means, in a sentence.
     explanation: String,
-    /// The coming times that it matches.
+    /// The next times that it matches.
     next: Vec<ZonedTime>,
 }
 
-/// The coming ticks of a schedule.
+/// The next ticks of a schedule.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "ticks")]
 struct Ticks {
@@ -144,7 +144,7 @@ fn refused(name: &str, error: impl std::fmt::Display) -> Problem {
 
 async fn explain(Extension(query): Extension<Query>) -> Result<Json<CronExplanation>, Problem> {
     let Some(text) = query.one("expr")? else {
-        return Err(Problem::parameter("expr", "it is missing"));
+        return Err(Problem::parameter("expr", "missing"));
     };
     let cron = Cron::parse(text).map_err(|error| refused("expr", error))?;
     let zone: Timezone = match query.one("tz")? {
@@ -227,7 +227,7 @@ async fn reschedule(
             clock::saturating_add(now, delay.0)
         }
         _ => {
-            let detail = "the body has either `at` or `in`";
+            let detail = "the body must have either `at` or `in`";
             return Err(Problem::new(&problem::REFUSED, detail));
         }
     };

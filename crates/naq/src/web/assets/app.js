@@ -1,7 +1,7 @@
-// Keeps an open page up to date. The server makes the markup; this only replaces what has changed, so that
-// a selection, the focus and the place on the page stay.
+// Updates an open page. The server renders the markup; this replaces only the changed parts, so that the
+// selection, the focus and the scroll position stay.
 
-/** Makes markup of the server's text. Nothing else on the page may: see the policy of Trusted Types. */
+/** Converts text of the server to markup. The policy of Trusted Types permits no other code to do so. */
 const policy = globalThis.trustedTypes?.createPolicy("naq", { createHTML: (text) => text });
 
 function parse(text) {
@@ -17,7 +17,7 @@ function patch(now, next) {
   let place = now.firstChild;
   for (const wanted of [...next.childNodes]) {
     const known = wanted.id ? byId.get(wanted.id) : undefined;
-    // Moving an element loses what is selected in it, so what is before it goes instead.
+    // Moving an element loses the selection in it, so the elements before it move instead.
     while (known && place && place !== known && !place.id) {
       const rest = place.nextSibling;
       place.remove();
@@ -48,7 +48,7 @@ function isAlike(node, wanted) {
 function patchAttributes(now, next) {
   if (!next.attributes) return;
   for (const { name } of [...now.attributes]) {
-    // what a reader has opened stays open
+    // keeps open what the reader has opened
     const isKept = name.startsWith("data-") || (name === "open" && now.nodeName === "DETAILS");
     if (!next.hasAttribute(name) && !isKept) now.removeAttribute(name);
   }
@@ -57,7 +57,7 @@ function patchAttributes(now, next) {
   }
 }
 
-/** Follows the server while the page is seen. A browser opens few connections to one server, so a hidden
+/** Receives updates while the page is visible. A browser opens few connections to one server, so a hidden
     page has none. `listen` gets each new connection, to listen to more of its events. */
 function follow(view, state, listen) {
   let source = null;
@@ -96,7 +96,7 @@ function follow(view, state, listen) {
   turn();
 }
 
-/** Reads the page again, and replaces what has changed of it. */
+/** Reads the page again, and replaces the changed parts. */
 async function reload() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!answer.ok) return;
@@ -104,7 +104,7 @@ async function reload() {
   if (next) patch(document.querySelector("main"), next);
 }
 
-/** Most lines of live output that the page keeps while its reader is at their end. */
+/** Maximum number of lines of live output that the page keeps while the reader is at the end. */
 const LINES_MAX = 5000;
 
 /** Shows the output of a running job. The page stays at its end until the reader scrolls up. */
@@ -120,14 +120,14 @@ function showOutput(log, jump) {
     let isStart = true;
     source.addEventListener("output-start", () => (isStart = true));
     source.addEventListener("output", (event) => {
-      // asked of the page itself: the event of a scroll may come after this one
+      // asks the page itself, because the scroll event may arrive after this one
       const follows = isAtEnd();
       jump.hidden = follows;
       if (isStart) log.replaceChildren();
       isStart = false;
       for (const line of log.querySelectorAll("[data-partial]")) line.remove();
       log.append(...[...parse(event.data).childNodes].map((line) => document.importNode(line, true)));
-      // a reader who has scrolled up keeps more, so that the text seldom moves
+      // keeps more lines for a reader who has scrolled up, so that the text seldom moves
       const linesMax = follows ? LINES_MAX : 4 * LINES_MAX;
       while (log.childElementCount > linesMax) log.firstElementChild.remove();
       if (follows) toEnd();

@@ -1,5 +1,5 @@
-//! When a job of each schedule last succeeded: what an alert needs that finds a schedule whose jobs no longer
-//! do, or no longer run.
+//! When a job of each schedule last succeeded. An alert uses it to find schedules whose jobs fail or no
+//! longer run.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,35 +11,35 @@ use crate::metrics::{self as table, LABEL_VALUES_MAX, LabelValues, Metrics};
 use naq_client::{Client, ClientError, ListedSchedule, ScheduleFilter};
 use naq_protocol::{JobId, Record, ScheduleId, ScheduleStatus, State, Timestamp};
 
-/// Time between two readings of the schedules.
+/// Time between two reads of the schedules.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Schedules that are read at most, also those that are not active.
+/// Maximum number of schedules that are read, including those that are not active.
 const SCHEDULES_MAX: usize = 10_000;
 
-/// Records that are read at once.
+/// Number of records that are read at the same time.
 const READS_MAX: usize = 32;
 
-/// What is known of one schedule.
+/// The state of one schedule.
 #[derive(Debug, Default)]
 struct KnownSchedule {
     period: Option<Duration>,
     last_success: Option<Timestamp>,
-    /// A job that had not ended when its record was last read. Later jobs wait until it has, so that the end of
-    /// a job which runs for longer than a period is seen.
+    /// A job that had not ended when its record was last read. Its record is read again before those of later
+    /// jobs, so that the end of a job that runs for longer than a period is not missed.
     running: Option<JobId>,
     /// The last job whose end is counted.
     ended: Option<JobId>,
 }
 
 impl KnownSchedule {
-    /// The job whose record is to be read next. `last` is the job of the last tick.
+    /// The job whose record to read next. `last` is the job of the last tick.
     fn next_job(&self, last: Option<&JobId>) -> Option<JobId> {
         let last = last.filter(|last| self.ended.as_ref() != Some(last));
         self.running.as_ref().or(last).cloned()
     }
 
-    /// Takes the record of a job into account. `None` means that it does not exist any more.
+    /// Evaluates the record of a job. `None` means that it no longer exists.
     fn note(&mut self, job: JobId, record: Option<&Record>) {
         if record.is_some_and(|record| !record.state().is_terminal()) {
             self.running = Some(job);
@@ -61,7 +61,7 @@ pub(super) struct KnownSchedules {
 }
 
 impl KnownSchedules {
-    /// Reads the schedules and the records of their last jobs, unless that was done a moment ago.
+    /// Reads the schedules and the records of their last jobs, unless the last read was recent.
     ///
     /// # Errors
     /// Returns an error if NATS does not answer.
@@ -103,7 +103,7 @@ impl KnownSchedules {
             let record = match record {
                 Ok(record) => Some(record),
                 Err(ClientError::NoSuchJob(_)) => None,
-                // it is read again the next time
+                // the next read tries again
                 Err(_) => continue,
             };
             if let Some(known) = self.known.get_mut(&id) {
@@ -114,7 +114,7 @@ impl KnownSchedules {
         Ok(())
     }
 
-    /// Shows what is known.
+    /// Sets the metrics.
     pub(super) fn show(&self, metrics: &Metrics) {
         let mut labels = LabelValues::default();
         for (id, known) in &self.known {

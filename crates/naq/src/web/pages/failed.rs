@@ -1,4 +1,4 @@
-//! The page of failed jobs: grouped by their cause, and each group run again or discarded.
+//! The page of failed jobs, grouped by cause. A user can retry or discard each group.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::web::state::Web;
 use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId, RetryOutcome};
 use naq_protocol::{JobId, QueueName, Timestamp, escape};
 
-/// Failed jobs in a page of a group.
+/// Number of failed jobs in a page of a group.
 const JOBS_MAX: usize = 50;
 
-/// Most jobs that one form retries or discards, since its sender waits for the answer.
+/// Maximum number of jobs that one form retries or discards, because its sender waits for the answer.
 const JOBS_AT_ONCE_MAX: u64 = 10_000;
 
 /// Longest error that a row shows, in characters.
@@ -37,7 +37,7 @@ const PERIODS: &[(&str, &str)] = &[
     ("7d", "in the last 7 days"),
 ];
 
-/// An entry of a list to choose from.
+/// An entry of a drop-down list.
 #[derive(Serialize)]
 struct Choice {
     value: String,
@@ -51,7 +51,7 @@ struct GroupRow {
     id: String,
     reason: String,
     cause: String,
-    /// An error of one of its jobs. Empty if the cause says as much.
+    /// The latest error of the group's jobs. Empty if the cause says the same.
     error: String,
     count: u64,
     count_text: String,
@@ -76,7 +76,7 @@ struct FailedRow {
 /// Which failed jobs a page shows.
 struct View {
     queue: Option<QueueName>,
-    /// As it was given: a duration before now, or a time.
+    /// The text of the request: a duration before now, or a time.
     since: String,
     since_at: Option<Timestamp>,
 }
@@ -176,7 +176,7 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     Ok(context)
 }
 
-/// What a form has done, from the numbers of the address that it redirected to.
+/// The result of a form, from the numbers in the address of the redirect.
 fn done(query: &Query) -> Result<String, Problem> {
     let number = |name| query.parsed::<u64, _>(name, str::parse);
     let (retried, discarded) = (number("retried")?, number("discarded")?);
@@ -187,11 +187,11 @@ fn done(query: &Query) -> Result<String, Problem> {
     };
     if let Some(skipped) = number("skipped")?.filter(|skipped| *skipped > 0) {
         text.push_str(&format!(
-            ", {skipped} skipped because of a later outcome or because they have not ended"
+            ", {skipped} skipped because of a later outcome or no outcome yet"
         ));
     }
     if let Some(refused) = number("refused")?.filter(|refused| *refused > 0) {
-        text.push_str(&format!(", {refused} cannot be run again and remain here"));
+        text.push_str(&format!(", kept {refused} that cannot run again"));
     }
     text.push('.');
     Ok(text)
@@ -297,7 +297,7 @@ pub(in crate::web) struct GroupForm {
     /// The time since which the page showed failures; empty for any time.
     #[serde(default)]
     since: String,
-    /// The last failure that the page counted: later ones are not part of the group that was seen.
+    /// The last failure that the page counted. Later ones were not part of the group that the sender saw.
     up_to: u64,
     /// The number of jobs, as the sender typed it.
     count: String,
@@ -329,13 +329,13 @@ impl GroupForm {
     }
 }
 
-/// The jobs that a form selects, if they are as many as its sender typed.
+/// The jobs that a form selects, if their number is the one that its sender typed.
 async fn confirmed(web: &Web, form: &GroupForm, verb: &str) -> Result<DeadLetterFilter, Problem> {
     let filter = form.filter()?;
     let jobs = web.client.count_dead_letters(&filter).await?.jobs;
     if form.count.trim().parse() != Ok(jobs) {
         let detail = format!(
-            "nothing was changed: the group has {}, and the number in the form was `{}`",
+            "nothing was changed: the group has {}, but the number in the form is `{}`",
             count(jobs, "job"),
             escape(&excerpt(&form.count, 20))
         );
@@ -343,7 +343,7 @@ async fn confirmed(web: &Web, form: &GroupForm, verb: &str) -> Result<DeadLetter
     }
     if jobs > JOBS_AT_ONCE_MAX {
         let detail = format!(
-            "nothing was changed: {jobs} jobs are more than a page can wait for; use `naq failed {verb} --group {}`",
+            "nothing was changed: {jobs} jobs are too many for one request of a page; use `naq failed {verb} --group {}`",
             form.group
         );
         return Err(Problem::new(&problem::CONFLICT, detail));

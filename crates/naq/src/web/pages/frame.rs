@@ -1,10 +1,10 @@
-//! What all pages of a session have in common: the places that their header leads to.
+//! The header of all pages of a session, with links to the main pages.
 
 use serde::Serialize;
 
 use crate::web::access::Identity;
 
-/// The pages that the header leads to, in its order.
+/// The pages that the header links to, in this order.
 const PLACES: &[(&str, &str)] = &[
     ("/", "Overview"),
     ("/jobs", "Jobs"),
@@ -18,12 +18,12 @@ const PLACES: &[(&str, &str)] = &[
 struct Place {
     path: &'static str,
     name: &'static str,
-    /// Whether the page belongs to it.
+    /// Whether the current page belongs to it.
     is_here: bool,
 }
 
-/// The variables of the header, for a page that belongs to the place with the path `here`. `is_live` means that
-/// the page changes while it is open.
+/// The variables of the header, for a page that belongs to the place with the path `here`. `is_live` means
+/// that the page updates itself while it is open.
 pub(super) fn frame(identity: &Identity, here: &str, is_live: bool) -> tera::Context {
     let places = PLACES.iter().map(|(path, name)| Place {
         path,

@@ -1,4 +1,4 @@
-//! The page of a job: what changes of it, and what stays.
+//! The page of a job: a part that updates itself, and a part that does not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +25,14 @@ use crate::web::stored_output;
 use naq_client::{CancelOutcome, Client, ClientError, OutputStream};
 use naq_protocol::{CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, Record, escape};
 
-/// Most bytes of an output that is a stored object and is read for the page. The beginning of a larger one is in
-/// the record.
+/// Maximum size of an output in the object store that is read for the page, in bytes. The beginning of a
+/// larger one is in the record.
 const OBJECT_BYTES_MAX: u64 = 64 << 20;
 
 /// Longest time for which the page waits for the output of a job that has not ended.
 const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
 
-/// Most jobs of a tree of dependencies that the page shows.
+/// Maximum number of jobs of a dependency tree that the page shows.
 const TREE_SHOWN_MAX: usize = 200;
 
 /// An output stream of an ended job.
@@ -105,7 +105,7 @@ async fn page(web: &Web, identity: &Identity, job: &str, host: &str) -> Result<R
     Ok(web.page(StatusCode::OK, "job.html", &context))
 }
 
-/// The part of the page that changes while the job has not ended, for viewers with this right.
+/// The part of the page that updates itself until the job has ended, for viewers with this right.
 ///
 /// # Errors
 /// Returns a problem if the template cannot be filled.
@@ -120,7 +120,7 @@ pub(super) fn body(web: &Web, right: Right, reading: &JobReading) -> Result<Stri
     })
 }
 
-/// What the job has written.
+/// The output of the job.
 async fn outputs(client: &Client, record: &Record) -> Result<Vec<OutputView>, ClientError> {
     let streams = [
         ("stdout", OutputStream::Stdout, &record.stdout),
@@ -143,7 +143,8 @@ async fn outputs(client: &Client, record: &Record) -> Result<Vec<OutputView>, Cl
     Ok(views)
 }
 
-/// What a job that has not ended has written so far, for browsers without scripts; others replace it.
+/// The output so far of a job that has not ended, for browsers without scripts. Other browsers replace it
+/// with live output.
 async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientError> {
     let mut logs = client.read_logs(job).await?;
     let mut output = LiveOutput::default();
@@ -157,7 +158,7 @@ async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientErr
     Ok(output.markup())
 }
 
-/// Whether all that is stored of an output is read for the page.
+/// Whether the whole stored output is read for the page.
 fn is_read(output: &CapturedOutput) -> bool {
     output.object.is_none() || output.bytes <= OBJECT_BYTES_MAX
 }
@@ -202,7 +203,7 @@ async fn tree(client: &Client, record: &Record) -> Result<(Vec<TreeRow>, usize),
     })
 }
 
-/// Cancels the job, and leads back to its page.
+/// Cancels the job, and redirects to its page.
 pub(in crate::web) async fn cancel(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
@@ -217,7 +218,7 @@ pub(in crate::web) async fn cancel(
     lead_to_job(&web, cancelled.await)
 }
 
-/// Enqueues the job again, and leads to the page of the new one.
+/// Enqueues the job again, and redirects to the page of the new one.
 pub(in crate::web) async fn retry(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,

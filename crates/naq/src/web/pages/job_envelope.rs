@@ -1,4 +1,4 @@
-//! What a job runs, for its page: its envelope without the values of variables, and commands that enqueue it
+//! The envelope of a job for its page, without the values of variables, and commands that enqueue the job
 //! again.
 
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use naq_protocol::command_line;
 use naq_protocol::units::{format_duration, format_size};
 use naq_protocol::{Envelope, Record, escape, escape_json};
 
-/// Characters of a command, a script or an envelope that the page shows.
+/// Maximum number of characters of a command, script or envelope that the page shows.
 const TEXT_CHARS_MAX: usize = 32_768;
 
-/// Fields that belong to one job and not to what it runs.
+/// Fields that identify one job, so that a command to enqueue it again must not contain them.
 const OWN_FIELDS: &[&str] = &[
     "job_id",
     "rerun_of",
@@ -42,15 +42,15 @@ pub(super) struct EnvelopeView {
     env: Vec<String>,
     /// Names of secrets.
     secrets: Vec<String>,
-    /// The whole, without values of variables.
+    /// The whole envelope, without the values of variables.
     json: String,
     cli: String,
     curl: String,
-    /// Whether values are missing in the commands.
+    /// Whether the commands lack values of variables.
     has_hidden_values: bool,
 }
 
-/// What the page shows of an envelope. `None` if none is stored. `address` is that of the dashboard.
+/// The view of an envelope. `None` if none is stored. `address` is the address of the dashboard.
 pub(super) fn envelope_view(record: &Record, address: &str) -> Option<EnvelopeView> {
     let hidden = hide_values(record.envelope.as_deref()?)?;
     let mut fields: Fields = serde_json::from_str(hidden.get()).ok()?;
@@ -152,14 +152,14 @@ fn compact(fields: &Fields) -> String {
     escape_json(&json).replace(['\n', '\r', '\t'], " ")
 }
 
-/// A command that enqueues the same again.
+/// A command that enqueues the same envelope again.
 fn cli(queue: &str, fields: &Fields, envelope: Option<&Envelope>) -> String {
     let is_simple = fields
         .keys()
         .all(|field| SIMPLE_FIELDS.contains(&field.as_str()));
     if let Some(envelope) = envelope.filter(|envelope| is_simple && envelope.command.is_some()) {
         let line = command_line(simple_words(queue, envelope).iter().map(String::as_str));
-        // what cannot be typed as it is goes into JSON
+        // JSON can express what a command line cannot contain
         if escape(&line) == line {
             return excerpt(&line, TEXT_CHARS_MAX);
         }
@@ -172,7 +172,7 @@ fn cli(queue: &str, fields: &Fields, envelope: Option<&Envelope>) -> String {
 fn simple_words(queue: &str, envelope: &Envelope) -> Vec<String> {
     let mut words = ["naq", "enqueue", "-q", queue].map(str::to_owned).to_vec();
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    // without a value, the variable of the caller is taken
+    // without a value, `naq enqueue` passes the caller's variable
     for name in envelope.env.keys() {
         option("-e", name.clone());
     }
@@ -191,7 +191,7 @@ fn simple_words(queue: &str, envelope: &Envelope) -> Vec<String> {
     words
 }
 
-/// A request that enqueues the same again.
+/// A request that enqueues the same envelope again.
 fn curl(queue: &str, fields: &Fields, address: &str) -> String {
     let json = compact(fields);
     let url = format!("{address}/api/queues/{queue}/jobs");

@@ -1,8 +1,8 @@
-//! The stream of an open page of a job that has not ended: the page each time it has changed, and the output.
+//! The event stream of an open page of a job that has not ended: the page after each change, and the output.
 //!
-//! Its events are `job` with the markup of the page's upper part, `output-start` when the output is sent from its
-//! beginning, `output` with the markup of lines, and `end` once there is nothing more to come. Each has data: a
-//! browser ignores an event without.
+//! Its events are `job` with the markup of the page's upper part, `output-start` before output from its
+//! beginning, `output` with the markup of lines, and `end` after the last event. Each has data, because
+//! browsers ignore an event without data.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ const PAGE_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Time for which output is collected before it is sent.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Events that wait for a slow viewer. Further output is collected meanwhile, and bounded there.
+/// Maximum number of events that wait for a slow viewer. Meanwhile, further output is collected, within the
+/// bound of [`LiveOutput`].
 const EVENTS_WAITING_MAX: usize = 4;
 
 /// The events of a job for one viewer with this right, until the job ends, the viewer leaves, or the dashboard
@@ -74,14 +75,14 @@ async fn send_all(web: &Web, right: Right, job: &JobId, sender: &mpsc::Sender<Ev
     let _ = sender.send(end).await;
 }
 
-/// Sends the page each time it differs, until the job has ended.
+/// Sends the page after each change, until the job has ended.
 async fn send_page(
     web: &Web,
     right: Right,
     job: &JobId,
     sender: &mpsc::Sender<Event>,
 ) -> Result<(), ClientError> {
-    // watched before the first reading, so that no change is missed
+    // watched before the first read, so that no change is missed
     let waiter = web.client.waiter(std::slice::from_ref(job)).await?;
     let changed = Notify::new();
     let mut watching = std::pin::pin!(waiter.each_change(|_| changed.notify_one()));
@@ -143,7 +144,7 @@ async fn send_output(
     }
 }
 
-/// Waits for output, and then collects what follows within a moment. Returns whether more may follow.
+/// Waits for output, then collects the output of the following moment. Returns whether more may follow.
 async fn collect(logs: &mut Logs, output: &mut LiveOutput) -> Result<bool, ClientError> {
     match logs.next().await? {
         Some(chunk) => output.push(chunk),

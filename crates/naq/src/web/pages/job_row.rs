@@ -8,7 +8,7 @@ use crate::text::{Ending, excerpt, relative_time, span};
 use naq_client::JobSummary;
 use naq_protocol::{State as JobState, Timestamp, escape};
 
-/// Characters of an error that a row shows.
+/// Maximum number of characters of an error that a row shows.
 const ERROR_CHARS_MAX: usize = 200;
 
 /// A row of `job_table.html`.
@@ -64,7 +64,7 @@ pub(super) fn between(from: Timestamp, until: Timestamp) -> Duration {
     Duration::from_millis(ms.max(0).unsigned_abs())
 }
 
-/// The class of a state: it stands for a colour.
+/// The CSS class of a state, which determines its colour.
 pub(super) fn class_of(state: JobState) -> &'static str {
     match state {
         JobState::Succeeded => "ok",

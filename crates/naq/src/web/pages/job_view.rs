@@ -1,4 +1,4 @@
-//! What the page of a job shows of its record: state, reasons, times and figures.
+//! The view of a job's record: state, reasons, times and resource usage.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use naq_protocol::{
 /// How long the heartbeat of a worker is kept.
 const HEARTBEAT_KEPT: Duration = Duration::from_secs(15);
 
-/// Characters of a result or checkpoint that the page shows.
+/// Maximum number of characters of a result or checkpoint that the page shows.
 const VALUE_CHARS_MAX: usize = 16_384;
 
-/// Dependencies of a blocked job that the timeline names.
+/// Maximum number of a blocked job's dependencies that the timeline names.
 const DEPENDENCIES_SHOWN_MAX: usize = 10;
 
-/// What is read of a job each time its page changes.
+/// The data of a job, read for each version of its page.
 pub(super) struct JobReading {
     pub(super) record: Record,
-    /// What it waits for. `None` also if this user may not read why.
+    /// What the job waits for. `None` also if the dashboard's user may not read it.
     cause: Option<WaitCause>,
     /// The structured result, as JSON.
     result: Option<String>,
-    /// The name of its worker. `None` if it has none, or if that one's heartbeat has expired.
+    /// Name of the job's worker. `None` if the job has none, or if the worker's heartbeat has expired.
     worker_name: Option<String>,
 }
 
@@ -95,7 +95,7 @@ struct Why {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Piece {
     text: String,
-    /// Whether it is a name or something to type.
+    /// Whether the piece is a name or a command, which the page shows as code.
     is_code: bool,
 }
 
@@ -104,7 +104,7 @@ struct Piece {
 pub(super) struct Fact {
     pub(super) name: &'static str,
     pub(super) value: String,
-    /// The address that the value leads to, below the base path. Empty if it leads nowhere.
+    /// The path that the value links to, below the base path. Empty for a value without a link.
     pub(super) path: String,
 }
 
@@ -147,7 +147,7 @@ struct Bar {
 
 #[derive(Serialize)]
 struct Progress {
-    /// Whether the job gave more than a message.
+    /// Whether the job reported a percentage.
     has_percent: bool,
     /// 0 to 100.
     percent: u64,
@@ -204,19 +204,19 @@ fn shown_json(json: Option<&str>) -> String {
         .unwrap_or_default()
 }
 
-/// What to know besides the state.
+/// Notes in addition to the state.
 fn notes(record: &Record) -> Vec<String> {
     let mut notes = Vec::new();
     let has_ended = record.state().is_terminal();
     if record.cancel_requested && !has_ended {
-        notes.push("A cancel was requested; the worker stops the job.".to_owned());
+        notes.push("A cancel was requested, so the worker stops the job.".to_owned());
     }
     if record.suspect && !has_ended {
-        let text = "It may have crashed its worker, so it runs alone; its next crash is counted.";
+        let text = "The job may have crashed its worker, so it runs alone. Its next crash counts.";
         notes.push(text.to_owned());
     }
     if record.leaked {
-        let text = "Processes outlived the first one of the job and were killed.";
+        let text = "Processes of the job outlived the first one, so naq killed them.";
         notes.push(text.to_owned());
     }
     notes
@@ -295,30 +295,36 @@ fn labels(record: &Record) -> Vec<Fact> {
     labels.collect()
 }
 
-/// What happened to the job, and what will.
+/// Past and coming events of the job.
 fn timeline(record: &Record, now: Timestamp) -> Vec<Moment> {
     let mut events: Vec<(Timestamp, String, &'static str)> = Vec::new();
     let mut add = |at: Timestamp, text: String, class| events.push((at, text, class));
     if let (Some(tick), Some(schedule)) = (record.scheduled_for, &record.schedule_id) {
-        add(tick, format!("Due by the schedule {schedule}"), "idle");
+        add(
+            tick,
+            format!("Due according to schedule {schedule}"),
+            "idle",
+        );
     }
     let text = format!("Enqueued in {}", record.queue);
     add(record.enqueue_time, text, "idle");
     if let Some(waits) = record.waits() {
         add(waits.since, blocked(waits), "wait");
         if let Some(until) = waits.until {
-            let text = "A dependency that is still missing fails the job".to_owned();
+            let text = "The job fails if a dependency is still missing".to_owned();
             add(until, text, "idle");
         }
     }
     for one in &record.interruptions {
         let worker = escape(&one.worker_id);
         let text = match (one.crashed, one.shared) {
-            (true, false) => format!("An attempt ended by a crash of the worker {worker}"),
+            (true, false) => format!("An attempt ended because worker {worker} crashed"),
             (true, true) => {
-                format!("An attempt ended by a crash of the worker {worker}, which is not counted")
+                format!(
+                    "An attempt ended because worker {worker} crashed; the crash does not count"
+                )
             }
-            (false, _) => format!("An attempt stopped: worker {worker} lost its lease"),
+            (false, _) => format!("An attempt stopped because worker {worker} lost its lease"),
         };
         add(one.at, text, "bad");
     }

@@ -1,4 +1,4 @@
-//! The page of jobs: a filter in its address, and a page of the jobs that it selects.
+//! The page of jobs: its address contains a filter, and it shows one page of the jobs that match.
 
 use std::sync::Arc;
 
@@ -23,20 +23,21 @@ use crate::web::state::Web;
 use naq_client::{JobCursor, JobPage};
 use naq_protocol::State as JobState;
 
-/// Jobs in a page.
+/// Number of jobs in a page.
 const LIMIT: usize = 100;
 
-/// Jobs that an export reads at a time.
+/// Number of jobs that an export reads at a time.
 const EXPORT_LIMIT: usize = 500;
 
-/// Most jobs in an export.
+/// Maximum number of jobs in an export.
 const EXPORT_MAX: usize = 1_000_000;
 
-/// The states that the page has links for, after the one to all jobs, with their names for people.
+/// States that the page links to, after the link to all jobs. A link has the name of the state, as badges,
+/// verbs and the API have.
 const VIEWS: &[(JobState, &str)] = &[
     (JobState::Queued, "Queued"),
-    (JobState::Scheduled, "Delayed"),
-    (JobState::Waiting, "Blocked"),
+    (JobState::Scheduled, "Scheduled"),
+    (JobState::Waiting, "Waiting"),
     (JobState::Running, "Running"),
     (JobState::Retrying, "Retrying"),
     (JobState::Failed, "Failed"),
@@ -53,7 +54,7 @@ struct View {
     is_here: bool,
 }
 
-/// Where a request is in the list.
+/// The position of a request in the list.
 struct Place {
     /// The filter as it was written.
     text: String,
@@ -138,9 +139,9 @@ fn insert_page(context: &mut tera::Context, place: &Place, page: Option<&JobPage
     context.insert(
         "empty",
         match (page, is_cut, place.text.as_str()) {
-            (None, ..) => "The filter cannot be read.",
-            (Some(_), true, _) => "No job that was searched so far matches.",
-            (Some(_), false, "") => "No job was enqueued yet.",
+            (None, ..) => "The filter is invalid.",
+            (Some(_), true, _) => "No job matches so far.",
+            (Some(_), false, "") => "No job has been enqueued yet.",
             (Some(_), false, _) => "No job matches.",
         },
     );
@@ -199,7 +200,7 @@ fn read_export(query: RawQuery) -> Result<(Filter, Format), Problem> {
     let format = query.parsed("format", |text| match text {
         "csv" => Ok(Format::Csv),
         "ndjson" => Ok(Format::Ndjson),
-        _ => Err("it is csv or ndjson"),
+        _ => Err("expected csv or ndjson"),
     })?;
     Ok((filter.unwrap_or_default(), format.unwrap_or(Format::Csv)))
 }
@@ -214,7 +215,7 @@ enum ExportStep {
     End,
 }
 
-/// The lines of an export, a page at a time: none is read before the client has room for it.
+/// The lines of an export, page by page. A page is read only when the client can receive it.
 fn lines(
     web: Arc<Web>,
     filter: Filter,

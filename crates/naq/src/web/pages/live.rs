@@ -1,4 +1,4 @@
-//! The stream of an open page: the overview or a job, each time it has changed.
+//! The event stream of an open page: the overview or a job, after each change.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Logging in and out.
+//! Login and logout.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,7 +41,7 @@ pub(in crate::web) async fn show(
         false => {
             web.login.failed(Instant::now());
             web.metrics.auth_failures.inc();
-            let message = "This address was used before, or is not of this dashboard.";
+            let message = "This address was used before, or belongs to another dashboard.";
             form(&web, StatusCode::UNAUTHORIZED, message)
         }
     }
@@ -93,10 +93,10 @@ fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
         return form(
             web,
             StatusCode::UNAUTHORIZED,
-            "The token of this address is gone.",
+            "The token of this address no longer exists.",
         );
     };
-    // Any client may send this header, and only makes its own cookie more secret by it.
+    // Any client may send this header; the only effect is that its own cookie is marked as secure.
     let proxy = headers.get("x-forwarded-proto");
     let secure = match proxy.is_some_and(|scheme| scheme == "https") {
         true => "; Secure",
@@ -113,7 +113,7 @@ fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
 }
 
 fn too_often(web: &Web) -> Response {
-    let detail = "wrong tokens were tried several times";
+    let detail = "several wrong tokens were sent";
     web.error_page(&Problem::new(&problem::LOGIN_TOO_OFTEN, detail))
 }
 

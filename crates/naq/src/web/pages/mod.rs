@@ -1,4 +1,4 @@
-//! Pages for browsers, made on the server. They work without scripts; a script updates open ones.
+//! Pages for browsers, rendered on the server. They work without scripts; a script updates open ones.
 
 pub(super) mod failed;
 mod frame;

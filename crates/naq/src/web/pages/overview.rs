@@ -1,4 +1,4 @@
-//! The first page: queues, what happened in the last hour, workers, the latest jobs, and warnings.
+//! The overview: queues, the activity of the last hour, workers, the latest jobs, and warnings.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use naq_protocol::{Timestamp, WorkerInfo, WorkerState, escape};
 /// Height of the chart, in its own units.
 const CHART_HEIGHT: u64 = 40;
 
-/// What the template shows.
+/// The variables of the template.
 #[derive(Serialize)]
 struct Overview {
     server: String,
@@ -77,7 +77,7 @@ struct WorkerRow {
     seen: String,
 }
 
-/// A minute of the chart: what succeeded stands on what failed.
+/// A minute of the chart: the bar of succeeded jobs stands on the bar of failed ones.
 #[derive(Serialize)]
 struct Bar {
     x: usize,
@@ -110,7 +110,7 @@ pub(in crate::web) async fn show(
     web.page(StatusCode::OK, "overview.html", &context)
 }
 
-/// What changes of the page: made once for each snapshot, for all viewers.
+/// The part of the page that changes, rendered once per snapshot for all viewers.
 ///
 /// # Errors
 /// Returns an error if the template cannot be filled.
@@ -225,7 +225,7 @@ fn per_minute_max(minutes: &[MinuteCounts]) -> u64 {
 
 fn bars(minutes: &[MinuteCounts]) -> Vec<Bar> {
     let max = per_minute_max(minutes).max(1);
-    // what happened at all is seen, however high other bars are
+    // a bar that is not empty is visible, however high the others are
     let height = |jobs: u64| match jobs {
         0 => 0,
         jobs => (jobs * CHART_HEIGHT / max).max(1),

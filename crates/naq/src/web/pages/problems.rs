@@ -1,4 +1,4 @@
-//! What the addresses in `type` of an error lead to.
+//! Pages about kinds of errors, at the addresses in `type` of an error.
 
 use std::sync::Arc;
 

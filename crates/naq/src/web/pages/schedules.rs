@@ -21,13 +21,13 @@ use naq_client::{ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary};
 use naq_cron::{Cron, Timezone};
 use naq_protocol::{JobId, Schedule, ScheduleId, ScheduleStatus, Timestamp, escape};
 
-/// Schedules in a page.
+/// Number of schedules in a page.
 const SCHEDULES_MAX: usize = 100;
 
-/// Schedules that are read for a page.
+/// Maximum number of schedules that are read for a page.
 const READ_MAX: usize = 10_000;
 
-/// How many outcomes are read at the same time.
+/// Number of outcomes that are read at the same time.
 const READS_AT_ONCE: usize = 16;
 
 #[derive(Serialize)]
@@ -108,7 +108,7 @@ async fn schedules(
     Ok(context)
 }
 
-/// What a form has done, from the name in the address that it redirected to.
+/// The result of a form, from the name in the address of the redirect.
 fn insert_done(context: &mut tera::Context, query: &Query) -> Result<(), Problem> {
     let name = |parameter| query.parsed(parameter, |name| ScheduleId::new(name));
     let job = query.parsed("triggered", |job| JobId::new(job))?;
@@ -126,7 +126,7 @@ fn insert_done(context: &mut tera::Context, query: &Query) -> Result<(), Problem
     Ok(())
 }
 
-/// The schedules, the names of those that cannot be read, and whether there are more.
+/// The schedules, the names of those that cannot be read, and whether more exist.
 async fn read_all(web: &Web) -> Result<(Vec<ScheduleSummary>, Vec<String>, bool), ClientError> {
     let mut listed = web
         .client
@@ -294,7 +294,7 @@ pub(in crate::web) async fn trigger(
     back(&web, done.await)
 }
 
-/// Leads back to the page, which says what was done.
+/// Redirects to the page, which shows the result.
 fn back(web: &Web, done: Result<String, Problem>) -> Response {
     match done {
         Ok(done) => Redirect::to(&format!("{}/schedules?{done}", web.base_path())).into_response(),

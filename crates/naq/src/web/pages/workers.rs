@@ -17,7 +17,7 @@ use crate::web::problem::Problem;
 use crate::web::state::Web;
 use naq_protocol::{QueueName, Timestamp, WorkerInfo, WorkerState, escape};
 
-/// Jobs of a worker that the page names.
+/// Maximum number of a worker's jobs that the page names.
 const JOBS_SHOWN_MAX: usize = 8;
 
 #[derive(Serialize)]
@@ -37,13 +37,13 @@ struct WorkerRow {
     labels: Vec<String>,
     queues: String,
     jobs: Vec<String>,
-    /// How many jobs it runs that `jobs` does not name.
+    /// Number of running jobs that `jobs` does not name.
     jobs_more: u64,
     ended: u64,
     started: String,
     started_at: String,
     seen: String,
-    /// Why it takes no jobs. Empty if it does.
+    /// Why the worker takes no jobs. Empty if it takes jobs.
     problem: String,
 }
 
