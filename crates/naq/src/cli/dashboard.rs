@@ -8,11 +8,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::exit::{Exit, Failure};
+use super::private_file::read_private;
 use super::render;
 use super::session::Session;
 use super::signals::stop_signals;
 use crate::web::{self, BasePath, LoginCode, Right, RightLimits, Token, Tokens, WebConfig};
-use naq_client::{Client, SMALL_FILE_BYTES_MAX, read_file, text_of_file, write_private_file};
+use naq_client::{Client, write_private_file};
 
 /// Port of a dashboard unless another one is given.
 const PORT_DEFAULT: u16 = 8080;
@@ -233,25 +234,6 @@ fn parse_token(line: &str) -> Result<Token, String> {
             render::count(words.len() as u64, "word")
         )),
     }
-}
-
-/// Reads a file that belongs to this user or root, and that nobody else can read or change.
-pub(super) fn read_private(path: &Path) -> std::io::Result<String> {
-    let file = read_file(path, SMALL_FILE_BYTES_MAX)?;
-    let own = nix::unistd::geteuid().as_raw();
-    let refuse = |why: &str| {
-        Err(std::io::Error::new(
-            std::io::ErrorKind::PermissionDenied,
-            why,
-        ))
-    };
-    if file.uid.is_some_and(|uid| uid != own && uid != 0) {
-        return refuse("it belongs to another user");
-    }
-    if file.mode.is_some_and(|mode| mode & 0o077 != 0) {
-        return refuse("other users can read it; run chmod 600 on it");
-    }
-    text_of_file(file.bytes)
 }
 
 fn file_failure(path: &Path, error: &std::io::Error) -> Failure {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dashboard::read_private;
 use super::exit::{Exit, Failure};
+use super::private_file::read_private;
 use crate::metrics::{Metrics, MetricsListener, MetricsToken};
 use crate::web::is_loopback;
 

@@ -34,6 +34,7 @@ mod logs;
 mod man;
 mod metrics_args;
 mod nats_config;
+mod private_file;
 mod progress;
 mod purge;
 mod queue;
