@@ -79,6 +79,45 @@ fn a_job_is_enqueued_followed_and_read() {
 }
 
 #[test]
+fn few_stored_outputs_are_in_memory_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    // more than the buffers of a connection hold
+    let script = r"head -c 60000000 /dev/zero | tr '\0' x";
+    let words = [
+        "enqueue", "-q", "build", "--id", "large", "--output", "60M", "--wait", "--", "sh", "-c",
+        script,
+    ];
+    naq.cli(words).run().succeeds();
+    let open = || {
+        dashboard
+            .request("GET", "/api/jobs/large/stdout")
+            .header("Range", "bytes=0-49999999")
+            .open()
+    };
+    // clients that read no more than the head
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut stream = open();
+        assert_eq!(read_head(&mut stream).0, 206);
+        slow.push(stream);
+    }
+    let mut waiting = open();
+    let limit = std::time::Duration::from_millis(500);
+    waiting.get_ref().set_read_timeout(Some(limit)).unwrap();
+    let early = waiting.fill_buf().map(<[u8]>::len);
+    assert!(early.is_err(), "a fifth output was read: {early:?}");
+    // what is small or in no object does not wait
+    dashboard.get("/api/jobs/large/stderr").expect(200);
+    drop(slow.pop());
+    let limit = crate::harness::nats::TEST_TIMEOUT;
+    waiting.get_ref().set_read_timeout(Some(limit)).unwrap();
+    assert_eq!(read_head(&mut waiting).0, 206);
+}
+
+#[test]
 fn a_request_waits_for_the_outcome_and_names_its_job_by_a_key() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

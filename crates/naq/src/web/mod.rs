@@ -18,6 +18,7 @@ mod login;
 mod metrics;
 mod openapi;
 mod options;
+mod output_reads;
 mod overview;
 mod pages;
 mod problem;

@@ -12,6 +12,7 @@ use super::live::Live;
 use super::login::{LoginCode, LoginGate};
 use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
+use super::output_reads::OutputReads;
 use super::problem::Problem;
 use super::templates::Templates;
 use naq_client::Client;
@@ -28,6 +29,7 @@ pub(super) struct Web {
     pub(super) templates: Templates,
     pub(super) live: Live,
     pub(super) failure_groups: FailureGroups,
+    pub(super) outputs: OutputReads,
     pub(super) metrics: WebMetrics,
     /// Becomes true when the dashboard stops, so that streams end.
     pub(super) stop: watch::Receiver<bool>,
@@ -44,6 +46,7 @@ impl Web {
         Arc::new(Web {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups: FailureGroups::default(),
+            outputs: OutputReads::default(),
             metrics: WebMetrics::new(are_metrics_open(listen, &config)),
             client,
             host_names: host_names(listen, &config.host_names),

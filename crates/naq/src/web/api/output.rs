@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
+use bytes::Bytes;
 
 use super::jobs::JOB;
 use super::parameters::Query;
@@ -95,9 +96,9 @@ async fn read(
     let job = JobId::new(job)?;
     let is_download = query.is_on("download")?;
     let record = web.client.fetch_job(&job).await?;
-    let output = web.client.read_output(&record, stream).await?;
-    let missing_bytes = output.missing_bytes;
-    let bytes = output.into_bytes();
+    let read = web.outputs.read(&web.client, &record, stream).await?;
+    let missing_bytes = read.output.missing_bytes;
+    let bytes = read.into_bytes();
     let length = bytes.len() as u64;
     let range = headers
         .get(header::RANGE)
@@ -112,7 +113,7 @@ async fn read(
         }
         Some(Some(range)) => {
             let part = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-            let bytes = cut(bytes, range);
+            let bytes = cut(&bytes, &range);
             let status = StatusCode::PARTIAL_CONTENT;
             (status, [(header::CONTENT_RANGE, part)], bytes).into_response()
         }
@@ -137,10 +138,10 @@ async fn read(
     Ok(response)
 }
 
-fn cut(bytes: Vec<u8>, range: Range<u64>) -> Vec<u8> {
-    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
-    let part = bytes.get(at(range.start)..at(range.end));
-    part.unwrap_or_default().to_vec()
+/// A part of an output, without a copy.
+fn cut(bytes: &Bytes, range: &Range<u64>) -> Bytes {
+    let at = |place: u64| usize::try_from(place).map_or(bytes.len(), |at| at.min(bytes.len()));
+    bytes.slice(at(range.start)..at(range.end))
 }
 
 /// The part of an output that `Range` names (RFC 9110, section 14). `None` means all: the header has
@@ -198,8 +199,8 @@ mod tests {
         fn a_range_is_inside_of_the_output(first in "[0-9]{0,20}", last in "[0-9]{0,20}", length in 0u64..1_000) {
             if let Some(Some(range)) = parse_range(&format!("bytes={first}-{last}"), length) {
                 prop_assert!(range.start < range.end && range.end <= length);
-                let bytes = vec![0; usize::try_from(length).unwrap()];
-                prop_assert_eq!(cut(bytes, range.clone()).len() as u64, range.end - range.start);
+                let bytes = Bytes::from(vec![0; usize::try_from(length).unwrap()]);
+                prop_assert_eq!(cut(&bytes, &range).len() as u64, range.end - range.start);
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::web::live_output::LiveOutput;
 use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
 use crate::web::stored_output;
-use naq_client::{CancelOutcome, Client, ClientError, OutputStream};
+use naq_client::{CancelOutcome, Client, ClientError, OutputStream, StoredOutput};
 use naq_protocol::{CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, Record, escape};
 
 /// Maximum size of an output in the object store that is read for the page, in bytes. The beginning of a
@@ -80,7 +80,7 @@ async fn page(web: &Web, identity: &Identity, job: &str, host: &str) -> Result<R
     let record = &reading.record;
     let has_ended = record.state().is_terminal();
     let outputs = match has_ended {
-        true => outputs(&web.client, record).await?,
+        true => outputs(web, record).await?,
         false => Vec::new(),
     };
     let live = match record.attempt > 0 && !has_ended {
@@ -121,7 +121,7 @@ pub(super) fn body(web: &Web, right: Right, reading: &JobReading) -> Result<Stri
 }
 
 /// The output of the job.
-async fn outputs(client: &Client, record: &Record) -> Result<Vec<OutputView>, ClientError> {
+async fn outputs(web: &Web, record: &Record) -> Result<Vec<OutputView>, ClientError> {
     let streams = [
         ("stdout", OutputStream::Stdout, &record.stdout),
         ("stderr", OutputStream::Stderr, &record.stderr),
@@ -129,15 +129,18 @@ async fn outputs(client: &Client, record: &Record) -> Result<Vec<OutputView>, Cl
     let mut views = Vec::new();
     for (name, stream, output) in streams {
         let Some(output) = output else { continue };
-        let stored = match is_read(output) {
-            true => client.read_output(record, stream).await?,
-            false => naq_client::StoredOutput::new(output, None),
+        let html = match is_read(output) {
+            true => {
+                let read = web.outputs.read(&web.client, record, stream).await?;
+                stored_output::markup(&read.output)
+            }
+            false => stored_output::markup(&StoredOutput::new(output, None)),
         };
         views.push(OutputView {
             name,
             size: bytes(output.bytes),
             is_empty: output.bytes == 0,
-            html: stored_output::markup(&stored),
+            html,
         });
     }
     Ok(views)
