@@ -88,6 +88,27 @@ fn what_a_job_contains_and_writes_is_shown_as_text() {
 }
 
 #[test]
+fn the_kept_end_of_a_long_output_is_on_the_page() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    // more than what is read of an object for the page, of which 4 MiB are kept
+    let script = r"head -c 80000000 /dev/zero | tr '\0' x; printf '\nwhy it failed\n'";
+    let words = [
+        "enqueue", "-q", "build", "--id", "long", "--output", "4M", "--", "sh", "-c", script,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_ended(&id("long"));
+    let page = dashboard.get("/jobs/long").expect(200).text();
+    assert!(page.contains("\nwhy it failed\n"), "{page}");
+    assert!(
+        page.contains("not shown here, 72.3 MiB were not kept"),
+        "{page}"
+    );
+}
+
+#[test]
 fn a_page_says_why_a_job_does_not_run_and_what_it_depends_on() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -23,11 +23,13 @@ use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
 use crate::web::stored_output;
 use naq_client::{CancelOutcome, Client, ClientError, OutputStream, StoredOutput};
-use naq_protocol::{CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, Record, escape};
+use naq_protocol::{
+    CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, OUTPUT_BYTES_MAX, Record, escape,
+};
 
 /// Maximum size of an output in the object store that is read for the page, in bytes. The beginning of a
-/// larger one is in the record.
-const OBJECT_BYTES_MAX: u64 = 64 << 20;
+/// larger one, which no worker of naq stores, is in the record.
+const OBJECT_BYTES_MAX: u64 = OUTPUT_BYTES_MAX;
 
 /// Longest time for which the page waits for the output of a job that has not ended.
 const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
@@ -161,9 +163,12 @@ async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientErr
     Ok(output.markup())
 }
 
-/// Whether the whole stored output is read for the page.
+/// Whether the whole stored output is read for the page. The job may have written much more than is stored.
 fn is_read(output: &CapturedOutput) -> bool {
-    output.object.is_none() || output.bytes <= OBJECT_BYTES_MAX
+    let kept = output
+        .bytes
+        .saturating_sub(output.missing_bytes.unwrap_or_default());
+    output.object.is_none() || kept <= OBJECT_BYTES_MAX
 }
 
 /// The jobs that the job depends on and those that depend on it, and the number of those that are not shown.
