@@ -382,7 +382,9 @@ fn a_client_that_is_silent_or_sends_too_much_is_disconnected() {
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.contains(" 431 "), "{answer}");
     let mut answer = Vec::new();
-    let _ = silent.read_to_end(&mut answer);
+    let ended = silent.read_to_end(&mut answer);
+    let is_open = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!is_open, "a silent client is still connected");
     assert!(!String::from_utf8_lossy(&answer).contains(" 200 "));
     dashboard.get("/api/me").expect(200);
 }

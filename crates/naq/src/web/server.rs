@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -23,6 +24,10 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// Time limit for answers that are in progress when the dashboard stops.
 const STOP_MAX: Duration = Duration::from_millis(800);
+
+/// Time limit for a client to receive something of an answer. Without a limit, a client that receives nothing
+/// keeps its connection, and the memory of the answer, forever.
+const UNSENT_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept. Without free descriptors, the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -70,8 +75,7 @@ fn serve_connection(
     router: Router,
     open: &GracefulShutdown,
 ) {
-    // Live events are small and must be sent without delay.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
@@ -87,8 +91,33 @@ fn serve_connection(
     });
 }
 
+/// Sets the options of a connection. It works without them too, so errors are ignored.
+fn prepare(stream: &TcpStream) {
+    // Live events are small and must be sent without delay.
+    let _ = stream.set_nodelay(true);
+    // Only the kernel knows when a client last received something: the HTTP library has no limit for writing.
+    let unsent_ms = u32::try_from(UNSENT_TIME_MAX.as_millis()).unwrap_or(u32::MAX);
+    let _ = setsockopt(stream, TcpUserTimeout, &unsent_ms);
+}
+
 /// Whether an address can be reached only from this machine.
 #[must_use]
 pub fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_a_limit_for_the_time_of_unsent_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        prepare(&stream);
+        let limit = nix::sys::socket::getsockopt(&stream, TcpUserTimeout).unwrap();
+        assert_eq!(u128::from(limit), UNSENT_TIME_MAX.as_millis());
+    }
 }
