@@ -146,6 +146,9 @@ fn a_token_logs_a_browser_in_and_wrong_ones_are_slowed_down() {
     let answers: Vec<u16> = (0..8).map(|_| log_in("wrong").status).collect();
     assert_eq!(answers[..5], [401; 5]);
     assert_eq!(answers[7], 429);
+    let pause = log_in("wrong").expect(429);
+    let pause: u64 = pause.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=30).contains(&pause), "{pause}");
     // who has a session keeps it
     dashboard.get("/api/me").expect(200);
     let cross = dashboard

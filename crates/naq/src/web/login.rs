@@ -78,10 +78,10 @@ impl LoginGate {
         true
     }
 
-    /// Whether an attempt may be made now. The attempts of all clients count together, because behind a proxy
-    /// all have the same address.
-    pub(super) fn may_try(&self, now: Instant) -> bool {
-        self.lock().failures.may_try(now)
+    /// The time until the next attempt may be made. `None` means now. The attempts of all clients count together,
+    /// because behind a proxy all have the same address.
+    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.lock().failures.pause_left(now)
     }
 
     /// Counts a failed attempt.
@@ -96,8 +96,8 @@ impl LoginGate {
     }
 }
 
-/// The recent failures. Each one beyond the free ones doubles the pause before the next attempt. After twice
-/// that pause without an attempt, one failure no longer counts.
+/// The recent failures. Each one beyond the free ones doubles the pause before the next attempt. After a minute
+/// and twice that pause without a failure, none counts any more.
 #[derive(Debug, Default)]
 struct Failures {
     count: u32,
@@ -113,13 +113,14 @@ impl Failures {
         }
     }
 
-    fn may_try(&mut self, now: Instant) -> bool {
-        let Some(last) = self.last else { return true };
-        let since = now.saturating_duration_since(last);
-        if self.count > 0 && since > self.pause() * 2 + Duration::from_secs(60) {
+    /// What is left of the pause. `None` means that it is over.
+    fn pause_left(&mut self, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.last?);
+        if since > self.pause() * 2 + Duration::from_secs(60) {
             self.count = 0;
         }
-        since >= self.pause()
+        let left = self.pause().saturating_sub(since);
+        (left > Duration::ZERO).then_some(left)
     }
 
     fn add(&mut self, now: Instant) {
@@ -149,24 +150,24 @@ mod tests {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         for _ in 0..FREE_FAILURES {
-            assert!(failures.may_try(start));
+            assert_eq!(failures.pause_left(start), None);
             failures.add(start);
         }
-        assert!(failures.may_try(start));
+        assert_eq!(failures.pause_left(start), None);
         failures.add(start);
-        assert!(!failures.may_try(start));
-        assert!(failures.may_try(at(1)));
+        assert_eq!(failures.pause_left(start), Some(Duration::from_secs(1)));
+        assert_eq!(failures.pause_left(at(1)), None);
         failures.add(at(1));
-        assert!(!failures.may_try(at(2)));
-        assert!(failures.may_try(at(3)));
+        assert_eq!(failures.pause_left(at(2)), Some(Duration::from_secs(1)));
+        assert_eq!(failures.pause_left(at(3)), None);
         for _ in 0..100 {
             failures.add(at(3));
         }
-        assert!(!failures.may_try(at(32)));
-        assert!(failures.may_try(at(33)));
+        assert_eq!(failures.pause_left(at(32)), Some(Duration::from_secs(1)));
+        assert_eq!(failures.pause_left(at(33)), None);
         // after a while without failures, attempts are free again
-        assert!(failures.may_try(at(200)));
+        assert_eq!(failures.pause_left(at(200)), None);
         failures.add(at(200));
-        assert!(failures.may_try(at(200)));
+        assert_eq!(failures.pause_left(at(200)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Errors of the API, as RFC 9457 describes them: `application/problem+json`.
 
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -20,6 +20,13 @@ pub(super) struct ProblemKind {
     pub(super) title: &'static str,
     /// What the error means and what to do, for the page.
     pub(super) text: &'static str,
+}
+
+impl ProblemKind {
+    /// The header `Retry-After` of an answer of this kind. `None` means that the same request fails again.
+    pub(super) fn retry_after(&self) -> Option<HeaderValue> {
+        matches!(self.status, 429 | 503).then(|| HeaderValue::from_static(RETRY_AFTER_S))
+    }
 }
 
 macro_rules! problem_kinds {
@@ -209,13 +216,12 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        let also: Option<(HeaderName, &str)> = match kind.status {
-            401 => Some((header::WWW_AUTHENTICATE, "Bearer")),
-            503 | 429 => Some((header::RETRY_AFTER, RETRY_AFTER_S)),
-            _ => None,
-        };
-        if let Some((name, value)) = also {
-            headers.insert(name, HeaderValue::from_static(value));
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if let Some(seconds) = kind.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds);
         }
         response
     }

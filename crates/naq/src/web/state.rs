@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tokio::sync::watch;
 
@@ -74,8 +74,11 @@ impl Web {
         context.insert("title", problem.kind().title);
         context.insert("detail", problem.detail());
         context.insert("text", problem.kind().text);
-        let page = self.page(StatusCode::OK, "error.html", &context);
-        (problem.status(), page).into_response()
+        let mut page = self.page(problem.status(), "error.html", &context);
+        if let Some(seconds) = problem.kind().retry_after() {
+            page.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        page
     }
 
     /// A page from a template.

@@ -1,7 +1,7 @@
 //! Login and logout.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Form;
 use axum::extract::{RawQuery, State};
@@ -33,8 +33,8 @@ pub(in crate::web) async fn show(
     let Some(code) = code else {
         return form(&web, StatusCode::OK, "");
     };
-    if !web.login.may_try(Instant::now()) {
-        return too_often(&web);
+    if let Some(pause) = web.login.pause(Instant::now()) {
+        return too_often(&web, pause);
     }
     match web.login.use_code(code) {
         true => start_session(&web, &web.config.local_token, &headers),
@@ -57,8 +57,8 @@ pub(in crate::web) async fn log_in(
         let detail = "the form was sent by a page of another site";
         return web.error_page(&Problem::new(&problem::CROSS_SITE, detail));
     }
-    if !web.login.may_try(Instant::now()) {
-        return too_often(&web);
+    if let Some(pause) = web.login.pause(Instant::now()) {
+        return too_often(&web, pause);
     }
     match web.config.tokens.of_secret(token.trim()) {
         Some(identity) => start_session(&web, &identity.name, &headers),
@@ -112,9 +112,12 @@ fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
     ([(header::SET_COOKIE, cookie)], to_overview).into_response()
 }
 
-fn too_often(web: &Web) -> Response {
-    let detail = "several wrong tokens were sent";
-    web.error_page(&Problem::new(&problem::LOGIN_TOO_OFTEN, detail))
+/// The page that says after how many seconds to try again, as its header does.
+fn too_often(web: &Web, pause: Duration) -> Response {
+    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+    let detail = format!("several wrong tokens were sent; try again in {seconds} s");
+    let page = web.error_page(&Problem::new(&problem::LOGIN_TOO_OFTEN, detail));
+    ([(header::RETRY_AFTER, seconds.to_string())], page).into_response()
 }
 
 fn form(web: &Web, status: StatusCode, message: &str) -> Response {
