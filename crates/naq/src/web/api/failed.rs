@@ -319,7 +319,7 @@ async fn retry(
         return Ok(Json(retried).into_response());
     }
     rerun.enqueue().await?;
-    web.failure_groups.clear().await;
+    web.failure_groups.clear();
     let place = format!("{}/api/jobs/{}", web.base_path(), retried.job_id);
     let headers = [(header::LOCATION, place)];
     Ok((StatusCode::CREATED, headers, Json(retried)).into_response())
@@ -335,7 +335,7 @@ async fn discard(
     let failed = web.client.fetch_dead_letter(&job).await?;
     if !is_dry {
         web.client.discard_dead_letter(&failed).await?;
-        web.failure_groups.clear().await;
+        web.failure_groups.clear();
     }
     Ok(StatusCode::NO_CONTENT)
 }

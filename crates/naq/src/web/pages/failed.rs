@@ -375,7 +375,7 @@ pub(in crate::web) async fn retry_group(
         };
         let retries = web.client.retry_dead_letters(&filter, on_outcome);
         let done = retries.await;
-        web.failure_groups.clear().await;
+        web.failure_groups.clear();
         done.map_err(Problem::from)
     };
     match done.await {
@@ -395,7 +395,7 @@ pub(in crate::web) async fn discard_group(
     let done = async {
         let filter = confirmed(&web, &form, "discard").await?;
         let discarded = web.client.discard_dead_letters(&filter).await;
-        web.failure_groups.clear().await;
+        web.failure_groups.clear();
         discarded.map_err(Problem::from)
     };
     match done.await {
@@ -413,7 +413,7 @@ pub(in crate::web) async fn retry(
         let job = JobId::new(&job)?;
         web.client.fetch_dead_letter(&job).await?;
         let retried = web.client.retry(&job).await;
-        web.failure_groups.clear().await;
+        web.failure_groups.clear();
         Ok::<_, Problem>(retried?)
     };
     match done.await {
@@ -430,7 +430,7 @@ pub(in crate::web) async fn discard(
     let done = async {
         let failed = web.client.fetch_dead_letter(&JobId::new(&job)?).await?;
         let removed = web.client.discard_dead_letter(&failed).await;
-        web.failure_groups.clear().await;
+        web.failure_groups.clear();
         Ok::<_, Problem>(removed?)
     };
     match done.await {
