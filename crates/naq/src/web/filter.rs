@@ -58,6 +58,20 @@ impl Since {
             Since::At(moment) => moment,
         }
     }
+
+    /// The moment, for readings that requests at the same time share: up to ten seconds earlier if it is relative
+    /// to now.
+    pub(super) fn shared_moment(self, now: Timestamp) -> Timestamp {
+        const STEP_MS: i64 = 10_000;
+        let moment = self.moment(now);
+        match self {
+            Since::Ago(_) => {
+                let shared = moment.unix_ms().div_euclid(STEP_MS) * STEP_MS;
+                Timestamp::from_unix_ms(shared).unwrap_or(moment)
+            }
+            Since::At(_) => moment,
+        }
+    }
 }
 
 impl std::str::FromStr for Since {
@@ -333,6 +347,11 @@ mod tests {
         assert_eq!(moment("2h"), Ok(0));
         assert_eq!(moment("1970-01-01T01:00:00Z"), Ok(3_600_000));
         assert!(moment("yesterday").is_err());
+        let later = Timestamp::from_unix_ms(7_209_999).unwrap();
+        let ago = Since::Ago(Duration::from_secs(3_600));
+        assert_eq!(ago.shared_moment(now), ago.shared_moment(later));
+        assert_eq!(ago.shared_moment(later).unix_ms(), 3_600_000);
+        assert_eq!(Since::At(later).shared_moment(now), later);
     }
 
     #[test]

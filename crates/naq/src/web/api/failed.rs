@@ -260,7 +260,7 @@ fn filter(query: &Query) -> Result<DeadLetterFilter, Problem> {
         group: query.parsed("group", str::parse)?,
         since: query
             .parsed("since", str::parse::<Since>)?
-            .map(|since| since.moment(clock::now())),
+            .map(|since| since.shared_moment(clock::now())),
         ..DeadLetterFilter::default()
     })
 }

@@ -90,9 +90,7 @@ impl View {
             text => {
                 let since: Result<Since, String> = text.parse();
                 let since = since.map_err(|error| Problem::parameter("since", error))?;
-                let since = since.moment(clock::now());
-                // to ten seconds, so that requests at the same time share a reading
-                Timestamp::from_unix_ms(since.unix_ms().div_euclid(10_000) * 10_000)
+                Some(since.shared_moment(clock::now()))
             }
         };
         Ok(View {
