@@ -87,6 +87,17 @@ fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
     let jobs = jobs.expect(200).text();
     assert_eq!(jobs.matches(">Discard</button>").count(), 2, "{jobs}");
 
+    // a time with an offset keeps its plus sign in links
+    let page = browser.get("/failed?since=2020-01-01T00:00:00%2B01:00");
+    let page = page.expect(200).text();
+    let link = page.split("href=\"/failed/jobs?").nth(1).unwrap();
+    let link = link.split('"').next().unwrap().replace("&amp;", "&");
+    let jobs = browser.get(&format!("/failed/jobs?{link}"));
+    assert!(
+        jobs.text().contains(">Discard</button>"),
+        "{link}: {jobs:?}"
+    );
+
     // a number that was not typed, or that is not the number of jobs, changes nothing
     let form =
         |count: &str| format!("group={group}&queue=build&since=&up_to={up_to}&count={count}");

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::text::{Ending, count, excerpt, relative_time};
 use crate::web::access::{Identity, Right};
 use crate::web::api::failed::{FailedCursor, read_page};
-use crate::web::api::parameters::Query;
+use crate::web::api::parameters::{Query, encode};
 use crate::web::filter::Since;
 use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
@@ -165,6 +165,7 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     context.insert("up_to", &found.up_to);
     context.insert("queue", view.queue_text());
     context.insert("since", &view.since);
+    context.insert("since_query", &encode(&view.since));
     let since_at = view.since_at.map(|since| since.to_string());
     context.insert("since_at", &since_at.unwrap_or_default());
     context.insert("queue_choices", &queue_choices);
@@ -259,7 +260,7 @@ async fn jobs_of_group(
     context.insert("jobs", &rows);
     context.insert("group", group.as_ref().map_or("", FailureGroupId::as_str));
     context.insert("queue", view.queue_text());
-    context.insert("since", &view.since);
+    context.insert("since_query", &encode(&view.since));
     let next = page.next.map(|cursor| cursor.to_string());
     context.insert("next", &next.unwrap_or_default());
     context.insert("is_first", &before.is_none());
