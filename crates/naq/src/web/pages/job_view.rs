@@ -9,7 +9,8 @@ use crate::text::waiting::describe;
 use crate::text::{Ending, bytes, count, excerpt, relative_time, span};
 use crate::web::access::Right;
 use crate::web::api::parameters::encode;
-use naq_client::{Client, ClientError, WaitCause};
+use crate::web::filter::Filter;
+use naq_client::{Client, ClientError, LabelFilter, WaitCause};
 use naq_protocol::{
     BlockedOn, DependencyCondition, JobId, Record, State as JobState, Timestamp, escape,
     escape_json,
@@ -222,20 +223,29 @@ fn notes(record: &Record) -> Vec<String> {
     notes
 }
 
+/// The address of the jobs that a filter selects, below the base path.
+fn list_of(filter: &Filter) -> String {
+    format!("/jobs?q={}", encode(&filter.to_string()))
+}
+
 fn facts(reading: &JobReading, now: Timestamp) -> Vec<Fact> {
     let record = &reading.record;
     let queue = record.queue.as_str();
-    let mut facts = vec![Fact::leading_to(
-        "Queue",
-        queue,
-        format!("/jobs?q={}", encode(&format!("queue:{queue}"))),
-    )];
+    let of_queue = Filter {
+        queues: vec![record.queue.clone()],
+        ..Filter::default()
+    };
+    let mut facts = vec![Fact::leading_to("Queue", queue, list_of(&of_queue))];
     if record.attempt > 0 {
         facts.push(Fact::new("Attempt", attempt(record)));
     }
     if let Some(worker) = &record.worker_id {
         let name = reading.worker_name.as_deref().unwrap_or(worker);
-        let path = format!("/jobs?q={}", encode(&format!("worker:\"{worker}\"")));
+        let of_worker = Filter {
+            workers: vec![worker.clone()],
+            ..Filter::default()
+        };
+        let path = list_of(&of_worker);
         facts.push(Fact::leading_to("Worker", escape(name), path));
     }
     if let Some(started) = record.started_at {
@@ -287,10 +297,15 @@ fn attempt(record: &Record) -> String {
 
 fn labels(record: &Record) -> Vec<Fact> {
     let labels = record.labels.iter().map(|(key, value)| {
-        let label = format!("{key}={value}");
-        let quoted = label.replace('\\', "\\\\").replace('"', "\\\"");
-        let path = format!("/jobs?q={}", encode(&format!("label:\"{quoted}\"")));
-        Fact::leading_to("", escape(&label), path)
+        let with_label = Filter {
+            labels: vec![LabelFilter {
+                key: key.clone(),
+                value: Some(value.clone()),
+            }],
+            ..Filter::default()
+        };
+        let label = escape(&format!("{key}={value}"));
+        Fact::leading_to("", label, list_of(&with_label))
     });
     labels.collect()
 }
@@ -456,6 +471,7 @@ fn progress(record: &Record) -> Option<Progress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::web::api::parameters::Query;
     use naq_protocol::{Lease, Outcome, Phase, QueueName, Reason};
 
     fn at(seconds: i64) -> Timestamp {
@@ -513,6 +529,34 @@ mod tests {
         let mut due = record(due);
         due.started_at = None;
         assert_eq!(texts(&due), ["Enqueued in build ", "Due +3m 20s"]);
+    }
+
+    #[test]
+    fn links_to_lists_are_filters_whatever_they_contain() {
+        let mut record = record(Phase::Queued);
+        record.worker_id = Some("a\"b\\".to_owned());
+        let value = "x \"y\" \\".to_owned();
+        record.labels.insert("team".to_owned(), value.clone());
+        let reading = JobReading {
+            record,
+            cause: None,
+            result: None,
+            worker_name: None,
+        };
+        let view = job_view(&reading, Right::View, at(100));
+        let links = view.facts.iter().chain(&view.labels);
+        let filters: Vec<Filter> = links
+            .filter(|fact| !fact.path.is_empty())
+            .map(|fact| {
+                let query =
+                    axum::extract::RawQuery(fact.path.strip_prefix("/jobs?").map(str::to_owned));
+                let query = Query::parse(query, &["q"]).unwrap();
+                query.one("q").unwrap().unwrap().parse().unwrap()
+            })
+            .collect();
+        assert_eq!(filters[0].queues, [QueueName::new("build").unwrap()]);
+        assert_eq!(filters[1].workers, ["a\"b\\"]);
+        assert_eq!(filters[2].labels[0].value, Some(value));
     }
 
     #[test]
