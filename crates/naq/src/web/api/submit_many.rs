@@ -289,6 +289,9 @@ fn encode_line(line: u64, stored: Result<Option<JobId>, Problem>) -> Bytes {
 struct Lines {
     body: BodyDataStream,
     buffer: BytesMut,
+    /// Number of bytes at the start of `buffer` that contain no line end. They are not searched again, so that
+    /// a line in many small parts costs no more time than another one.
+    searched: usize,
     bytes_max: usize,
     /// The number of the last line.
     line: u64,
@@ -300,6 +303,7 @@ impl Lines {
         Lines {
             body: body.into_data_stream(),
             buffer: BytesMut::new(),
+            searched: 0,
             bytes_max,
             line: 0,
             is_ended: false,
@@ -316,7 +320,7 @@ impl Lines {
 
     async fn next(&mut self) -> Option<(u64, Result<Bytes, Problem>)> {
         loop {
-            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            while let Some(end) = self.line_end() {
                 let line = self.buffer.split_to(end + 1).freeze();
                 self.line += 1;
                 if !line.trim_ascii().is_empty() {
@@ -347,6 +351,18 @@ impl Lines {
                 }
             }
         }
+    }
+
+    /// The place of the first line end in the buffer.
+    fn line_end(&mut self) -> Option<usize> {
+        let rest = self.buffer.get(self.searched..).unwrap_or_default();
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        let end = end.map(|at| self.searched + at);
+        self.searched = match end {
+            Some(_) => 0,
+            None => self.buffer.len(),
+        };
+        end
     }
 
     fn failed(&self, problem: Problem) -> (u64, Result<Bytes, Problem>) {
@@ -388,5 +404,22 @@ mod tests {
             lines(&["{}\nxxxxxxxx", "xxxxxxxx\n{}\n"], 6).await,
             [(1, text("{}")), (2, None)]
         );
+    }
+
+    #[test]
+    fn a_byte_is_searched_once_in_however_many_parts_its_line_arrives() {
+        let mut lines = Lines::new(Body::empty(), 100);
+        for part in [&b"{"[..], b"", b"\"a\":", b"1"] {
+            lines.buffer.extend_from_slice(part);
+            assert_eq!(lines.line_end(), None);
+            // a second search would find it
+            lines.buffer.fill(b'\n');
+            assert_eq!(lines.line_end(), None);
+        }
+        lines.buffer.extend_from_slice(b"}\n{}\n");
+        assert_eq!(lines.line_end(), Some(7));
+        // the bytes after a line have not been searched
+        let _ = lines.buffer.split_to(8);
+        assert_eq!(lines.line_end(), Some(2));
     }
 }
