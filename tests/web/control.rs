@@ -107,6 +107,20 @@ fn a_delayed_job_is_rescheduled_and_another_is_not() {
     ] {
         post("later", wrong).problem(422, "refused");
     }
+    {
+        let _worker = naq.worker(&["often"]).spawn();
+        let words = ["-q", "often", "--id", "again", "--retries", "1"];
+        let delay = ["--retry-delay", "1h", "--", "false"];
+        naq.enqueue(&[&words[..], &delay].concat());
+        naq.wait_for(&id("again"), "retrying", |record| {
+            record.state() == naq_protocol::State::Retrying
+        });
+    }
+    let dry = dashboard.request("POST", "/api/jobs/again/reschedule?dry_run");
+    let dry = dry.json(r#"{"in":"5m"}"#).send().expect(200).json();
+    let done = post("again", r#"{"in":"2h"}"#).expect(200).json();
+    assert_eq!(dry["state"], "retrying", "{dry}");
+    assert!(dry["due"].as_str() < done["due"].as_str(), "{dry}, {done}");
     let now = post("later", r#"{"at":"2020-01-01T00:00:00Z"}"#)
         .expect(200)
         .json();

@@ -17,7 +17,7 @@ use crate::web::access::Right;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, path, query, schema_of};
 use crate::web::state::Web;
-use naq_client::{ClientError, Rescheduled};
+use naq_client::{Client, ClientError, Rescheduled};
 use naq_core::{SchedulePosition, check_schedule};
 use naq_cron::{Cron, Timezone};
 use naq_protocol::units::WireDuration;
@@ -207,6 +207,20 @@ async fn next(
     }))
 }
 
+/// When a job starts that can be rescheduled.
+async fn present_start(client: &Client, job: &JobId) -> Result<Rescheduled, ClientError> {
+    let record = client.fetch_job(job).await?;
+    match (record.state(), record.next_attempt_at()) {
+        (JobState::Retrying, Some(due)) => Ok(Rescheduled::Retrying {
+            queue: record.queue,
+            due,
+        }),
+        _ => Ok(Rescheduled::Delayed(Box::new(
+            client.fetch_delayed_job(job).await?,
+        ))),
+    }
+}
+
 async fn reschedule(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
@@ -232,7 +246,7 @@ async fn reschedule(
         }
     };
     let start = match is_dry {
-        true => Rescheduled::Delayed(Box::new(web.client.fetch_delayed_job(&job).await?)),
+        true => present_start(&web.client, &job).await?,
         false => web.client.reschedule_delayed_job(&job, due).await?,
     };
     Ok(Json(match start {
