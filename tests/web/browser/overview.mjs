@@ -25,9 +25,14 @@ page.on("dialog", (dialog) => {
 
 const state = page.locator("#live-state");
 const isLive = () => page.waitForFunction(() => document.getElementById("live-state").dataset.state === "live");
+// What a proxy answers while the dashboard restarts ends a stream for good, unless the page opens another one.
+let requests = 0;
+const refuseOnce = (route) => (requests++ === 0 ? route.fulfill({ status: 502, body: "" }) : route.continue());
+await page.route("**/live", refuseOnce);
 await page.goto(login);
 expect(page.url().endsWith("/"), `the code stays in the address: ${page.url()}`);
 await isLive();
+expect(requests === 2, `the stream was opened ${requests} times`);
 console.log("live");
 
 // The test enqueues a job, which appears without a reload, and keeps what the user has selected.

@@ -57,20 +57,31 @@ function patchAttributes(now, next) {
   }
 }
 
+/** Time until a refused connection is opened again, in milliseconds. */
+const RETRY_MS = 3000;
+
 /** Receives updates while the page is visible. A browser opens few connections to one server, so a hidden
     page has none. `listen` gets each new connection, to listen to more of its events. */
 function follow(view, state, listen) {
   let source = null;
   let hasEnded = false;
+  let retry = 0;
   const show = (word, text) => {
     state.dataset.state = word;
     state.textContent = text;
   };
   const start = () => {
     if (source || hasEnded) return;
+    clearTimeout(retry);
     source = new EventSource(view.dataset.live);
     source.addEventListener("open", () => show("live", "live"));
-    source.addEventListener("error", () => show("away", "reconnecting"));
+    source.addEventListener("error", () => {
+      show("away", "reconnecting");
+      // A browser opens a lost connection again, but not one that was refused, as by a proxy without a dashboard.
+      if (source?.readyState !== EventSource.CLOSED) return;
+      source = null;
+      retry = setTimeout(start, RETRY_MS);
+    });
     source.addEventListener(view.dataset.event ?? "overview", (event) => {
       const next = view.cloneNode(false);
       next.replaceChildren(...parse(event.data).childNodes);
@@ -85,6 +96,7 @@ function follow(view, state, listen) {
     listen?.(source);
   };
   const stop = () => {
+    clearTimeout(retry);
     source?.close();
     source = null;
     if (!hasEnded) show("still", "paused");
