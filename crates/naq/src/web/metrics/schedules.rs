@@ -21,7 +21,7 @@ const SCHEDULES_MAX: usize = 10_000;
 const READS_MAX: usize = 32;
 
 /// The state of one schedule.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct KnownSchedule {
     period: Option<Duration>,
     last_success: Option<Timestamp>,
@@ -60,6 +60,39 @@ pub(super) struct KnownSchedules {
     known: HashMap<ScheduleId, KnownSchedule>,
 }
 
+/// A list of schedules that is being read. The list before it stays until this one is complete, because NATS may
+/// not answer, and the monitoring system may stop waiting.
+struct Relisting<'k> {
+    before: &'k HashMap<ScheduleId, KnownSchedule>,
+    known: HashMap<ScheduleId, KnownSchedule>,
+    /// The jobs whose records are to be read.
+    jobs: Vec<(ScheduleId, JobId)>,
+}
+
+impl Relisting<'_> {
+    fn new(before: &HashMap<ScheduleId, KnownSchedule>) -> Relisting<'_> {
+        Relisting {
+            before,
+            known: HashMap::new(),
+            jobs: Vec::new(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.known.len() < LABEL_VALUES_MAX
+    }
+
+    /// Adds an active schedule. `last_job` is the job of its last tick.
+    fn add(&mut self, id: &ScheduleId, period: Option<Duration>, last_job: Option<&JobId>) {
+        let mut known = self.before.get(id).cloned().unwrap_or_default();
+        known.period = period;
+        if let Some(job) = known.next_job(last_job) {
+            self.jobs.push((id.clone(), job));
+        }
+        self.known.insert(id.clone(), known);
+    }
+}
+
 impl KnownSchedules {
     /// Reads the schedules and the records of their last jobs, unless the last read was recent.
     ///
@@ -73,27 +106,21 @@ impl KnownSchedules {
             return Ok(());
         }
         let mut listing = client.list_schedules(&ScheduleFilter::default()).await?;
-        let mut before = std::mem::take(&mut self.known);
-        let mut jobs = Vec::new();
+        let mut relisting = Relisting::new(&self.known);
         for _ in 0..SCHEDULES_MAX {
             let summary = match listing.next().await? {
                 None => break,
                 Some(ListedSchedule::Valid(summary)) => summary,
                 Some(ListedSchedule::Invalid { .. }) => continue,
             };
-            if summary.schedule.status != ScheduleStatus::Active
-                || self.known.len() >= LABEL_VALUES_MAX
-            {
-                continue;
+            let schedule = &summary.schedule;
+            if schedule.status == ScheduleStatus::Active && relisting.has_room() {
+                let last_job = schedule.progress.last_job_id.as_ref();
+                relisting.add(&schedule.schedule_id, summary.period(), last_job);
             }
-            let id = summary.schedule.schedule_id.clone();
-            let mut known = before.remove(&id).unwrap_or_default();
-            known.period = summary.period();
-            if let Some(job) = known.next_job(summary.schedule.progress.last_job_id.as_ref()) {
-                jobs.push((id.clone(), job));
-            }
-            self.known.insert(id, known);
         }
+        let Relisting { known, jobs, .. } = relisting;
+        self.known = known;
         let reads = jobs.into_iter().map(|(id, job)| async move {
             let record = client.fetch_job(&job).await;
             (id, job, record)
@@ -153,6 +180,33 @@ mod tests {
             outcome,
             finished_at: at(second),
         })
+    }
+
+    #[test]
+    fn a_list_that_is_not_read_to_its_end_changes_nothing() {
+        let id = |name: &str| ScheduleId::new(name).unwrap();
+        let mut schedules = KnownSchedules::default();
+        for name in ["first", "second"] {
+            let known = KnownSchedule {
+                last_success: Some(at(7)),
+                ..KnownSchedule::default()
+            };
+            schedules.known.insert(id(name), known);
+        }
+        let mut relisting = Relisting::new(&schedules.known);
+        relisting.add(&id("first"), None, Some(&job("next")));
+        assert_eq!(relisting.jobs, [(id("first"), job("next"))]);
+        assert_eq!(relisting.known[&id("first")].last_success, Some(at(7)));
+        // NATS has not answered
+        drop(relisting);
+        let metrics = Metrics::of_one_scrape();
+        schedules.show(&metrics);
+        let text = metrics.encode(&[], crate::metrics::Format::Text);
+        for name in ["first", "second"] {
+            let line =
+                format!("naq_schedule_last_success_timestamp_seconds{{schedule=\"{name}\"}} 7.0");
+            assert!(text.contains(&line), "no `{line}` in {text}");
+        }
     }
 
     #[test]
