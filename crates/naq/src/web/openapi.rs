@@ -150,6 +150,8 @@ fn filter_pattern() -> String {
 fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
     /// A duration: `90s`, `1h 30m`, or a number of seconds.
     const DURATION: &str = r"^(\d{1,6}|(\d{1,4}(ms|s|m|h|d)\s?){1,3})$";
+    /// `next` of a list of jobs, of one of failed jobs, or nothing.
+    const CURSOR: &str = r"^(\d+\.\d+\.[A-Za-z0-9_-]+|\d+-\d+)?$";
     let of_type = match name {
         "job" => schema_of::<JobId>(generator),
         "queue" => schema_of::<QueueName>(generator),
@@ -168,7 +170,7 @@ fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
             "anyOf": [{"pattern": DURATION}, {"format": "date-time"}],
         }),
         "label" => json_schema!({"type": "string", "pattern": "^[^=]+(=.*)?$"}),
-        "cursor" => json_schema!({"type": "string", "pattern": r"^(\d+\.\d+\.[A-Za-z0-9_-]+)?$"}),
+        "cursor" => json_schema!({"type": "string", "pattern": CURSOR}),
         _ => json_schema!({"type": "string"}),
     };
     of_type.into()
@@ -206,6 +208,29 @@ mod tests {
         }
         for state in State::ALL {
             assert!(filter_pattern().contains(state.as_str()));
+        }
+    }
+
+    #[test]
+    fn the_next_page_of_each_list_is_named_as_described() {
+        let document = document(api::routes());
+        let failed = "1766000000123-17";
+        assert!(failed.parse::<api::failed::FailedCursor>().is_ok());
+        let job = "1766000000123.17.KV_naq_results";
+        assert!(job.parse::<naq_client::JobCursor>().is_ok());
+        for (path, cursor) in [("/api/jobs", job), ("/api/failed", failed)] {
+            let parameters = document["paths"][path]["get"]["parameters"].as_array();
+            let described = parameters
+                .into_iter()
+                .flatten()
+                .find(|parameter| parameter["name"] == "cursor");
+            let schema = &described.unwrap()["schema"];
+            for value in [cursor, ""] {
+                assert!(
+                    jsonschema::is_valid(schema, &value.into()),
+                    "{path}: {value}"
+                );
+            }
         }
     }
 
