@@ -91,6 +91,9 @@ fn pages_are_below_the_path_of_a_proxy() {
         .anonymous("GET", "/tools/naq/api/queues")
         .send()
         .expect(401);
+    dashboard
+        .get("/tools/naq/api/nothing")
+        .problem(404, "not-found");
     let wrong = naq.cli(["dashboard", "--base-path", "naq"]).run();
     wrong
         .exits(2)

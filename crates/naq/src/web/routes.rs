@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::Method;
 use axum::http::uri::PathAndQuery;
+use axum::http::{Method, Uri};
 use axum::middleware::{from_fn_with_state, map_request_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
@@ -203,9 +203,14 @@ async fn describe() -> Json<Value> {
     Json(openapi::document(api::routes()))
 }
 
-async fn not_found(State(web): State<Arc<Web>>, uri: OriginalUri) -> Response {
-    let detail = format!("there is no path `{}`", naq_protocol::escape(uri.path()));
-    let missing = Problem::new(&problem::NOT_FOUND, detail);
+async fn not_found(
+    State(web): State<Arc<Web>>,
+    OriginalUri(requested): OriginalUri,
+    uri: Uri,
+) -> Response {
+    let path = naq_protocol::escape(requested.path());
+    let missing = Problem::new(&problem::NOT_FOUND, format!("there is no path `{path}`"));
+    // `uri` is the address without the base path
     match guard::is_api(uri.path()) {
         true => missing.into_response(),
         false => web.error_page(&missing),
