@@ -211,7 +211,8 @@ fn a_flow_is_enqueued_and_shown_as_a_tree() {
     post(
         "",
         r#"{"jobs":{"a":{"command":"x","depends_on":[{"job":"elsewhere"}]}}}"#,
-    );
+    )
+    .problem(404, "not-found");
     let plain = dashboard
         .request("POST", "/api/flows")
         .body("text/plain", flow);
