@@ -1,8 +1,8 @@
 """A server of another user: greets as NATS does, answers PING, and prints what it hears.
 
-    python3 impostor.py PORT [GREETING]
+    python3 impostor.py PORT [GREETING [same]]
 
-As root it becomes a user that owns nothing.
+As root it becomes a user that owns nothing, unless it is to stay the same user.
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 
 UID = 61234
 
-if os.geteuid() == 0:
+if os.geteuid() == 0 and "same" not in sys.argv[3:]:
     os.setgroups([])
     os.setgid(UID)
     os.setuid(UID)
@@ -38,7 +38,8 @@ def serve(stream):
     stream.sendall(greeting.strip().encode() + b"\r\n")
     while chunk := stream.recv(65536):
         say("heard", chunk)
-        if b"PING\r\n" in chunk:
+        # it does not speak TLS, and says so at once to a client that does
+        if b"PING\r\n" in chunk or chunk[0] == 0x16:
             stream.sendall(b"PONG\r\n")
 
 

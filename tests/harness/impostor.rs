@@ -1,4 +1,4 @@
-//! A server that another user of the machine has put where a client expects its own.
+//! A server that another user, or another program of the same user, has put where a client expects its own.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -29,25 +29,30 @@ impl Impostor {
     /// Starts one that listens at this port of 127.0.0.1 as soon as it is free. `None` if this process may
     /// not become another user.
     pub(crate) fn start(naq: &Naq, port: u16, greeting: Option<&str>) -> Option<Impostor> {
-        if !super::is_root("a server of another user") {
-            return None;
-        }
+        super::is_root("a server of another user").then(|| {
+            let greeting = greeting.into_iter().map(str::to_owned).collect();
+            Impostor::spawn(naq, port, greeting)
+        })
+    }
+
+    /// Starts one that stays the user of this process, with this greeting.
+    pub(crate) fn of_same_user(naq: &Naq, port: u16, greeting: &str) -> Impostor {
+        Impostor::spawn(naq, port, vec![greeting.to_owned(), "same".to_owned()])
+    }
+
+    fn spawn(naq: &Naq, port: u16, arguments: Vec<String>) -> Impostor {
         let printed = naq.home().join("heard");
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a program of another user of the machine"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "a program that takes a port")]
         let mut command = Command::new("python3");
         command
             .args(["-c", SCRIPT, &port.to_string()])
-            .args(greeting)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(File::create(&printed).unwrap());
-        let impostor = Impostor {
+        Impostor {
             printed,
             _process: GuardedChild::spawn(&mut command),
-        };
-        Some(impostor)
+        }
     }
 
     /// Waits until it listens.

@@ -48,6 +48,11 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["ureq"], &["cli"], "only cli speaks HTTP, for webhooks"),
     (
+        &["rcgen"],
+        &["local_server"],
+        "only local_server makes certificates",
+    ),
+    (
         &["unsafe"],
         &["naq-runner"],
         "unsafe code is naq-runner's alone",

@@ -330,6 +330,7 @@ const FORBIDDEN_IN_CLIENT: &[&str] = &[
     "naq",
     "naq-runner",
     "nix",
+    "rcgen",
     "seccompiler",
     "ureq",
 ];

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use crate::harness::naq::Naq;
 use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, search};
 
+mod certificate;
 mod credentials;
 mod from_env;
 mod other_user;
@@ -118,6 +119,8 @@ fn a_managed_server_is_private_and_requires_the_key_of_its_folder() {
 
     for file in [
         "client.nk",
+        "server.key",
+        "server.pem",
         "nats-server.conf",
         "server.json",
         "nats-server.log",

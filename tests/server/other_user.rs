@@ -168,7 +168,9 @@ fn the_port_of_a_killed_managed_server_is_not_trusted() {
     for verb in [["enqueue", "--", "true"].as_slice(), &["queues"]] {
         unconfigured(verb).run().exits(3);
     }
-    assert_eq!(impostor.heard(), "");
+    // only the first message of a handshake
+    let heard = impostor.heard();
+    assert!(!heard.contains("CONNECT"), "{heard}");
     // A client in another language does not check who listens there. What it sends is of no use later.
     let seed = fs::read_to_string(&state.nkey_file).unwrap();
     assert!(admits_key(&state.url, seed.trim()));

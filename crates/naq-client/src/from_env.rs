@@ -73,8 +73,9 @@ pub fn managed_server_dir(settings: &Settings) -> PathBuf {
 
 impl Settings {
     /// Returns how to connect to this managed local server: with the key of its clients, without any
-    /// other credentials, and with one replica, since it is a single server. The server has to be this
-    /// user's.
+    /// other credentials, and with one replica, since it is a single server. The server has to present the
+    /// certificate of its data folder. One that an earlier version of naq has started has none; it has to
+    /// belong to this user.
     #[must_use]
     pub fn managed_server_options(&self, server: &ServerState) -> ConnectOptions {
         ConnectOptions {
@@ -83,6 +84,8 @@ impl Settings {
             token: None,
             user: None,
             creds: None,
+            tls_ca: server.certificate_file.clone(),
+            tls_identity: None,
             replicas: Some(1),
             is_own_server: true,
             ..ConnectOptions::from(self)

@@ -33,6 +33,11 @@ pub struct ServerState {
     /// version of naq has started the server.
     #[serde(default)]
     pub nkey_file: PathBuf,
+    /// The file with the certificate that the server presents, and that naq's clients trust. `None` if it
+    /// presents none: an earlier version of naq has started it, or its own configuration says who may
+    /// connect.
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
     /// The version of nats-server.
     pub version: String,
     /// The program that runs.
@@ -86,6 +91,7 @@ mod tests {
             pid: 1,
             supervisor_pid: 1,
             nkey_file: folder.join("client.nk"),
+            certificate_file: Some(folder.join("server.pem")),
             version: "2.12.0".to_owned(),
             binary: "/bin/nats-server".into(),
             server_name: "one".to_owned(),

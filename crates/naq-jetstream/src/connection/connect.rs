@@ -211,14 +211,25 @@ async fn check_tls_files(options: &ConnectOptions) -> Result<(), BrokerError> {
         let Some(path) = path else { continue };
         if let Err(error) = options.read_file(path).await {
             let problem = format!("{what} {}: {error}", path.display());
-            return Err(options.invalid(problem, Arc::new(error)));
+            return Err(match options.own_certificate() {
+                Some(_) => BrokerError::Connect {
+                    url: without_credentials(&options.url),
+                    failure: ConnectFailure::OwnCertificate,
+                    problem: format!(
+                        "the certificate of the managed server, {}: {error}",
+                        path.display()
+                    ),
+                    source: Some(Arc::new(error)),
+                },
+                None => options.invalid(problem, Arc::new(error)),
+            });
         }
     }
     Ok(())
 }
 
-/// Checks who runs the server that has just greeted, unless the connection is inside TLS. This is the last
-/// moment before the client sends anything.
+/// Checks who runs the server that has just greeted, unless the connection is inside TLS: a certificate proves
+/// more, also where the kernel does not show users. This is the last moment before the client sends anything.
 async fn check_users(
     dialled: &DialledServer,
     users: Arc<ServerUsers>,
@@ -297,11 +308,22 @@ async fn from_connect(
     if let Some(refusal) = refusal {
         (failure, problem) = (refusal.failure(), refusal.to_string());
     }
+    if failure.is_tls()
+        && let Some(certificate) = options.own_certificate()
+    {
+        problem = format!(
+            "it does not prove by the certificate {} that it is this user's managed server: {problem}",
+            certificate.display()
+        );
+        failure = ConnectFailure::NotOwnServer;
+    }
     // an HTTP server waits for a request, and some close the connection before this one gives up
-    if matches!(
-        failure,
-        ConnectFailure::TimedOut | ConnectFailure::Unreachable
-    ) && let Some((found, text)) = probe::explain_silence(&options.url).await
+    if !options.is_own_server
+        && matches!(
+            failure,
+            ConnectFailure::TimedOut | ConnectFailure::Unreachable
+        )
+        && let Some((found, text)) = probe::explain_silence(&options.url).await
     {
         (failure, problem) = (found, text);
     }

@@ -24,9 +24,11 @@ pub enum ConnectFailure {
     NotNats,
     /// Another user of this machine runs the server, and is not trusted with that.
     OtherUser,
-    /// Where the managed server of this user was, another user's server is, or one whose user cannot be
-    /// seen.
+    /// Where the managed server of this user was, another server is: it does not present the managed one's
+    /// certificate, or, if that has none, belongs to another user or to one that cannot be seen.
     NotOwnServer,
+    /// The certificate of the managed server cannot be read.
+    OwnCertificate,
     /// The server refuses the connection for a reason other than the credentials, such as its limit
     /// of connections.
     Refused,
@@ -51,6 +53,17 @@ pub enum ConnectFailure {
 }
 
 impl ConnectFailure {
+    /// Whether the handshake of TLS failed.
+    pub(super) fn is_tls(self) -> bool {
+        use ConnectFailure::{
+            CertificateExpired, ClientCertificate, HostMismatch, NoTls, Tls, UnknownAuthority,
+        };
+        matches!(
+            self,
+            NoTls | UnknownAuthority | HostMismatch | CertificateExpired | ClientCertificate | Tls
+        )
+    }
+
     /// Whether the same attempt may succeed later: the server may not have started yet, or may have too
     /// many connections.
     #[must_use]

@@ -45,8 +45,9 @@ pub struct ConnectOptions {
     /// Users, by name or id, who may run a server on this machine that this connects to without TLS,
     /// besides the user of this process and root.
     pub server_users: Vec<String>,
-    /// Whether the server has to belong to the user of this process, as the managed one does, and to nobody
-    /// else, whatever `server_users` says.
+    /// Whether the server is the managed one of this user. It has to present the certificate that `tls_ca`
+    /// names. Without `tls_ca`, it has to belong to the user of this process, and to nobody else, whatever
+    /// `server_users` says.
     pub is_own_server: bool,
     /// Timeout for the first connection.
     pub connect_timeout: Duration,
@@ -152,6 +153,12 @@ impl ConnectOptions {
     /// see the certificate.
     pub(crate) fn requires_tls(&self) -> bool {
         self.tls_ca.is_some() || self.tls_identity.is_some()
+    }
+
+    /// The certificate that the managed server of this user has to present. `None` for any other server, and
+    /// for a managed one without a certificate.
+    pub(crate) fn own_certificate(&self) -> Option<&Path> {
+        self.tls_ca.as_deref().filter(|_| self.is_own_server)
     }
 
     /// Whether every address is on this machine.

@@ -303,7 +303,7 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
 }
 
 /// What to do about a connection that could not be opened. `None` means that the message suffices.
-const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
+pub(super) const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
     Some(match failure {
         ConnectFailure::UnknownHost => "check the name in --nats-url",
         ConnectFailure::Unreachable => {
@@ -316,7 +316,11 @@ const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
              naq.toml (NAQ_SERVER_USERS), else connect by tls://"
         }
         ConnectFailure::NotOwnServer => {
-            "try again: naq starts its server at another port if it cannot have this one"
+            "try again: naq starts its server at another port if it cannot have this one; if its certificate was \
+             replaced, stop it with `naq server stop` and start it again"
+        }
+        ConnectFailure::OwnCertificate => {
+            "stop the server with `naq server stop`; its next start makes the certificate again"
         }
         ConnectFailure::CredentialsMissing => "give --creds, --nkey, --user or --token",
         ConnectFailure::CredentialsRefused => "check --creds, --nkey, --user or --token",

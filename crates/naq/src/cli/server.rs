@@ -129,6 +129,9 @@ async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure>
         };
         render::print_stderr(format_args!("{verb}: {}", managed.url()));
         render::print_stderr(format_args!("nkey:    {}", managed.nkey_file().display()));
+        if let Some(certificate) = managed.certificate_file() {
+            render::print_stderr(format_args!("cert:    {}", certificate.display()));
+        }
     }
     if !options.stay {
         signals.next().await;
@@ -149,12 +152,17 @@ fn status(session: &Session) -> Result<u8, Failure> {
         render::print_json(&status)?;
     } else {
         let state = &status.server;
+        let certificate = state
+            .certificate_file
+            .as_ref()
+            .map(|path| format!(", certificate in {}", path.display()));
         render::print_line(format_args!(
-            "nats-server {} at {} (pid {}, nkey in {})",
+            "nats-server {} at {} (pid {}, nkey in {}{})",
             state.version,
             state.url,
             state.pid,
-            state.nkey_file.display()
+            state.nkey_file.display(),
+            certificate.unwrap_or_default()
         ))?;
     }
     Ok(0)

@@ -15,7 +15,7 @@ use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
 use super::time_limit::Progress;
 use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings, Source};
-use naq_client::{BrokerError, Client, ClientError};
+use naq_client::{BrokerError, Client, ClientError, ConnectFailure};
 use naq_core::ExponentialBackoff;
 
 /// Pauses between attempts of a service to connect for the first time.
@@ -345,13 +345,23 @@ impl Session {
             Ok(client) => client.with_settings(self.settings()),
             Err(error) => {
                 return Err(match error {
-                    ClientError::Broker(BrokerError::Connect { problem, .. }) => Failure::new(
-                        super::exit::Exit::NoNats,
-                        format!(
+                    ClientError::Broker(BrokerError::Connect {
+                        problem, failure, ..
+                    }) => {
+                        let problem = format!(
                             "cannot connect to the managed server at {}: {problem}",
                             managed.url()
-                        ),
-                    ),
+                        );
+                        let failed = Failure::new(super::exit::Exit::NoNats, problem);
+                        // the others are about settings, which this connection does not have
+                        match (failure, super::exit::connect_hint(failure)) {
+                            (
+                                ConnectFailure::NotOwnServer | ConnectFailure::OwnCertificate,
+                                Some(hint),
+                            ) => failed.hint(hint),
+                            _ => failed,
+                        }
+                    }
                     error => error.into(),
                 });
             }

@@ -56,14 +56,18 @@ pub struct ServerLimits {
     pub max_payload_bytes: Option<u64>,
 }
 
+/// How long a handshake may take, in seconds. nats-server's default of two is too short for a machine that
+/// is busy with jobs. A connection on which nothing is sent delays the end of the server by as much.
+const TLS_TIMEOUT_S: u32 = 5;
+
 /// Who may connect to a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// Clients that have the key of the data folder.
+    /// Clients that have the key of the data folder. The server presents the certificate of the folder.
     #[default]
     Key,
-    /// Clients that the further lines of the configuration admit.
+    /// Clients that the further lines of the configuration admit, with TLS only if these say so.
     Configured,
 }
 
@@ -72,7 +76,8 @@ pub(super) struct ConfigFile<'a> {
     pub(super) folder: &'a DataDir,
     pub(super) server_name: &'a str,
     pub(super) port: u16,
-    /// The public key of the clients. `None` if `extra` says who may connect.
+    /// The public key of the clients, whose server presents the certificate of the folder. `None` if
+    /// `extra` says who may connect, and how.
     pub(super) client_key: Option<&'a str>,
     pub(super) sync: SyncInterval,
     pub(super) limits: &'a ServerLimits,
@@ -95,11 +100,20 @@ impl ConfigFile<'_> {
         let store = quoted(&folder.store().to_string_lossy());
         let log = quoted(&folder.server_log().to_string_lossy());
         let server_name = quoted(server_name);
+        // naq's clients insist on TLS. Others may do without: they sign the server's nonce and send no secret.
+        // No `handshake_first`: with both ways open, the server would wait for a handshake for a fixed time
+        // before it greets. Plain clients would lose that time, and a client of naq on a busy machine could
+        // miss it.
         let authorization = client_key
             .map(|key| {
                 format!(
-                    "authorization {{\n  users: [{{ nkey: {} }}]\n}}\n",
-                    quoted(key)
+                    "authorization {{\n  users: [{{ nkey: {key} }}]\n}}\n\
+                     tls {{\n  cert_file: {certificate}\n  key_file: {certificate_key}\n  \
+                     timeout: {TLS_TIMEOUT_S}\n}}\n\
+                     allow_non_tls: true\n",
+                    key = quoted(key),
+                    certificate = quoted(&folder.certificate_file().to_string_lossy()),
+                    certificate_key = quoted(&folder.certificate_key_file().to_string_lossy()),
                 )
             })
             .unwrap_or_default();

@@ -88,6 +88,16 @@ impl DataDir {
         self.root.join("client.nk")
     }
 
+    /// The certificate that the server presents, in PEM.
+    pub(super) fn certificate_file(&self) -> PathBuf {
+        self.root.join("server.pem")
+    }
+
+    /// The key of the certificate, in PEM.
+    pub(super) fn certificate_key_file(&self) -> PathBuf {
+        self.root.join("server.key")
+    }
+
     /// The file of the token by which earlier versions of naq admitted clients.
     pub(super) fn former_token_file(&self) -> PathBuf {
         self.root.join("token")

@@ -96,6 +96,18 @@ pub enum ServerError {
         reason: String,
     },
 
+    /// The certificate of the running server cannot be read, so that nothing proves which server it is.
+    #[error(
+        "cannot read the certificate of the running server, {path}: {source}; stop the server with \
+        `naq server stop`, and its next start makes the certificate again", path = path.display()
+    )]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system, or why it is no certificate.
+        source: io::Error,
+    },
+
     /// The server runs but does not respond.
     #[error("nats-server at {address} did not answer within {waited_ms} ms: {reason}")]
     NotResponding {

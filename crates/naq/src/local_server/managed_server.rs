@@ -137,6 +137,13 @@ impl ManagedServer {
         &self.state.nkey_file
     }
 
+    /// The file with the certificate that the server presents, and that clients trust. `None` if it presents
+    /// none: an earlier version of naq has started it, or its own configuration says who may connect.
+    #[must_use]
+    pub fn certificate_file(&self) -> Option<&Path> {
+        self.state.certificate_file.as_deref()
+    }
+
     /// The current process id of nats-server; a restart changes it.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -304,12 +311,18 @@ fn join_running(folder: &DataDir) -> Result<Option<ServerState>, ServerError> {
     let Some(state) = running(folder.root()) else {
         return Ok(None);
     };
+    let certificate = server_state::certificate_of(&state)?;
     let mut gone = false;
-    let greeted =
-        server_info::wait_until_ready(state.port, &state.server_name, JOIN_TIMEOUT, || {
+    let greeted = server_info::wait_until_ready(
+        state.port,
+        &state.server_name,
+        certificate.as_ref(),
+        JOIN_TIMEOUT,
+        || {
             gone = running(folder.root()).is_none_or(|now| now.server_name != state.server_name);
             gone.then(|| "it ended".to_owned())
-        });
+        },
+    );
     // A server whose supervisor was killed is about to end, even if it still responds.
     gone = gone || !is_supervisor(state.supervisor_pid);
     match greeted {

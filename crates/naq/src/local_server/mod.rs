@@ -8,6 +8,7 @@
 //! start             locked by the process that is starting a supervisor, one at a time
 //! stay              exists if the server keeps running without users
 //! client.nk         the seed of the NKey that clients log in with, mode 0600
+//! server.pem        the certificate of the server;  server.key: its key, mode 0600
 //! nats-server.conf  written by the supervisor, mode 0600
 //! server.json       the server's address and state; exists while it runs, mode 0600
 //! nats-server.log   the server's own log;  supervisor.log: the supervisor's
@@ -19,10 +20,11 @@
 //! since the kernel also releases the locks of dead processes. A user that arrives while the supervisor
 //! stops the server waits for `users` until that server is gone, then starts another.
 //!
-//! This module reads only the server's greeting and never speaks the NATS protocol otherwise. It never reads
-//! the environment and never prints.
+//! This module reads only the server's greeting and verifies its certificate, and never speaks the NATS
+//! protocol otherwise. It never reads the environment and never prints.
 
 mod binary;
+mod certificate;
 mod config_file;
 mod data_dir;
 mod error;

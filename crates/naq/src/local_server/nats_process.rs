@@ -20,6 +20,7 @@ use rand::Rng;
 
 use naq_client::server_state::ServerState;
 
+use super::certificate::{self, PinnedCertificate};
 use super::config_file::{ConfigFile, Port};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
@@ -166,6 +167,9 @@ impl StartContext<'_> {
     /// Starts nats-server with this port, waits until it is ready, and writes the state file.
     pub(super) fn start_at_port(&self, port: u16) -> Result<(Child, ServerState), StartFailure> {
         let other = |error: ServerError| StartFailure::Other(error.to_string());
+        // At each start: without the files, nats-server could not start again. Clients read the certificate
+        // each time they connect.
+        let certificate = self.certificate().map_err(other)?;
         let conf = ConfigFile {
             folder: self.folder,
             server_name: self.server_name,
@@ -186,20 +190,26 @@ impl StartContext<'_> {
         let mut status = None;
         let mut interruption = None;
         let limit = Duration::from_millis(self.request.ready_timeout_ms);
-        let ready = server_info::wait_until_ready(port, self.server_name, limit, || {
-            match self.events.try_recv() {
-                Ok(SupervisorEvent::Exited(ended)) => {
-                    status = Some(ended);
-                    Some(format!("it exited at once ({ended})"))
+        let ready = server_info::wait_until_ready(
+            port,
+            self.server_name,
+            certificate.as_ref(),
+            limit,
+            || {
+                match self.events.try_recv() {
+                    Ok(SupervisorEvent::Exited(ended)) => {
+                        status = Some(ended);
+                        Some(format!("it exited at once ({ended})"))
+                    }
+                    Ok(event @ (SupervisorEvent::StopRequested | SupervisorEvent::NoUsers(_))) => {
+                        interruption = Some(event);
+                        Some(String::new())
+                    }
+                    // Empty: the channel cannot be closed while the sender lives.
+                    Err(_) => None,
                 }
-                Ok(event @ (SupervisorEvent::StopRequested | SupervisorEvent::NoUsers(_))) => {
-                    interruption = Some(event);
-                    Some(String::new())
-                }
-                // Empty: the channel cannot be closed while the sender lives.
-                Err(_) => None,
-            }
-        });
+            },
+        );
         let reason = match ready {
             Ok(greeting) => {
                 let state = self.state(port, &child, greeting.version);
@@ -229,6 +239,16 @@ impl StartContext<'_> {
         } else {
             StartFailure::Other(reason)
         })
+    }
+
+    /// The certificate of the server, which is made if the folder has none. `None` if the request says in
+    /// another way who may connect.
+    fn certificate(&self) -> Result<Option<PinnedCertificate>, ServerError> {
+        if self.client_key.is_none() {
+            return Ok(None);
+        }
+        certificate::ensure(self.folder)?;
+        PinnedCertificate::read(&self.folder.certificate_file()).map(Some)
     }
 
     fn spawn(&self, conf: &Path) -> Result<Child, ServerError> {
@@ -297,6 +317,7 @@ impl StartContext<'_> {
             pid: child.pid.as_raw(),
             supervisor_pid: Pid::this().as_raw(),
             nkey_file: self.folder.nkey_file(),
+            certificate_file: self.client_key.map(|_| self.folder.certificate_file()),
             version,
             binary: self.request.binary.clone(),
             server_name: self.server_name.to_owned(),

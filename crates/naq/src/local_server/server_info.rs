@@ -1,10 +1,12 @@
 //! The greeting of a nats-server (its `INFO` line), which shows that the server runs and which one it is.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+
+use super::certificate::{BoundedStream, PinnedCertificate};
 
 /// Delay between two attempts to connect to a starting server. It is ready in some 15 ms, and no event
 /// announces that.
@@ -35,25 +37,41 @@ pub(super) fn address(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Connects once and reads the greeting, within `limit`.
-pub(super) fn read(port: u16, limit: Duration) -> io::Result<ServerInfo> {
+/// Connects once and reads the greeting, within `limit`. A greeting goes to everybody and so proves nothing:
+/// with `certificate`, the server has to prove that it has the certificate's key.
+pub(super) fn read(
+    port: u16,
+    certificate: Option<&PinnedCertificate>,
+    limit: Duration,
+) -> io::Result<ServerInfo> {
     let stream = TcpStream::connect_timeout(&address(port), limit)?;
-    stream.set_read_timeout(Some(limit))?;
+    let mut stream = BoundedStream::new(stream, limit);
     let mut line = String::new();
-    BufReader::new(stream.take(INFO_BYTES_MAX)).read_line(&mut line)?;
-    let other = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    // Nothing is lost with the buffer: after its greeting, a server waits for the client.
+    BufReader::new((&mut stream).take(INFO_BYTES_MAX)).read_line(&mut line)?;
+    let other = |why: String| io::Error::new(ErrorKind::InvalidData, why);
     let json = line
         .strip_prefix("INFO ")
         .ok_or_else(|| other("the program that answers there is not a NATS server".to_owned()))?;
-    serde_json::from_str(json).map_err(|error| other(format!("its greeting is malformed: {error}")))
+    let greeting = serde_json::from_str(json)
+        .map_err(|error| other(format!("its greeting is malformed: {error}")))?;
+    if let Some(certificate) = certificate {
+        certificate.verify(&mut stream).map_err(|error| {
+            other(format!(
+                "it does not prove that it is the server of this data folder ({error})"
+            ))
+        })?;
+    }
+    Ok(greeting)
 }
 
-/// Waits until the server of this name greets, with JetStream enabled.
+/// Waits until the server of this name greets, with JetStream enabled, and proves itself by `certificate`.
 ///
 /// Calls `cancelled` between attempts; `Some` ends the wait with that reason.
 pub(super) fn wait_until_ready(
     port: u16,
     server_name: &str,
+    certificate: Option<&PinnedCertificate>,
     limit: Duration,
     mut cancelled: impl FnMut() -> Option<String>,
 ) -> Result<ServerInfo, String> {
@@ -67,7 +85,8 @@ pub(super) fn wait_until_ready(
         if left.is_zero() {
             return Err(last);
         }
-        match read(port, left.clamp(RETRY_INTERVAL, ATTEMPT_TIMEOUT)) {
+        let limit = left.clamp(RETRY_INTERVAL, ATTEMPT_TIMEOUT);
+        match read(port, certificate, limit) {
             Ok(greeting) if greeting.server_name != server_name => {
                 last = format!(
                     "another NATS server answers there ({})",

@@ -7,10 +7,14 @@ use std::time::Duration;
 use naq_client::server_state::{ServerState, running};
 use serde::Serialize;
 
+use super::certificate::PinnedCertificate;
 use super::data_dir::DataDir;
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
 use super::server_info;
+
+/// How long `naq server status` waits for the server.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The output of `naq server status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -18,7 +22,7 @@ use super::server_info;
 pub struct ServerStatus {
     /// The server.
     pub server: ServerState,
-    /// Whether it responds within a second.
+    /// Whether it responds within a second, and proves by its certificate that it is this server.
     pub responding: bool,
     /// Whether it has users at the moment.
     pub in_use: bool,
@@ -31,13 +35,15 @@ pub struct ServerStatus {
 /// Waits at most a second for the server's greeting.
 ///
 /// # Errors
-/// Returns [`ServerError::File`] if a file of the folder cannot be opened.
+/// Returns [`ServerError::File`] if a file of the folder cannot be opened, and [`ServerError::Certificate`] if
+/// the server's certificate cannot be read.
 pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
     let Some(server) = running(data_dir) else {
         return Ok(None);
     };
     let folder = DataDir::open(data_dir)?;
-    let responding = server_info::read(server.port, Duration::from_secs(1))
+    let certificate = certificate_of(&server)?;
+    let responding = server_info::read(server.port, certificate.as_ref(), STATUS_TIMEOUT)
         .is_ok_and(|greeting| greeting.server_name == server.server_name);
     let users = folder.users();
     let in_use = match file_lock::open_existing(&users)? {
@@ -50,6 +56,18 @@ pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
         in_use,
         stays: folder.stay().exists(),
     }))
+}
+
+/// The certificate that this server has to present. `None` if it has none, because an earlier version of naq
+/// has started it, or because its own configuration says who may connect.
+///
+/// # Errors
+/// Returns [`ServerError::Certificate`] if the certificate cannot be read.
+pub(super) fn certificate_of(
+    server: &ServerState,
+) -> Result<Option<PinnedCertificate>, ServerError> {
+    let path = server.certificate_file.as_deref();
+    path.map(PinnedCertificate::read).transpose()
 }
 
 /// Waits at most `limit` until no supervisor and no nats-server of this data folder lives, blocked in the
