@@ -13,7 +13,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -61,10 +61,7 @@ impl WorkerCgroup {
             }
             // Another starting worker may remove the folder before it is locked.
             // Then the next name is tried.
-            let Ok(file) = File::open(&path) else {
-                continue;
-            };
-            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            let Some(lock) = lock_folder(&path) else {
                 continue;
             };
             if !path.join("cgroup.kill").exists() {
@@ -200,6 +197,25 @@ fn is_only_process(procs: &str, this: u32) -> bool {
     pids.next().and_then(|pid| pid.parse().ok()) == Some(this) && pids.next().is_none()
 }
 
+/// Locks the folder of a worker. `None` if a worker has it, or if it no longer exists.
+fn lock_folder(path: &Path) -> Option<Flock<File>> {
+    let folder = File::open(path).ok()?;
+    let lock = Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok()?;
+    // Between the two calls another worker may have removed the folder, and a third one, whose process
+    // id is the same in another PID namespace, may have created its own under this name. From here on
+    // only the owner of the lock removes it.
+    is_at(&lock, path).then_some(lock)
+}
+
+/// Whether an open folder is the one that a path leads to.
+fn is_at(folder: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    match (folder.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
+    }
+}
+
 /// Removes the folders of dead workers and kills what still runs there.
 fn remove_stale_cgroups(own: &Path) {
     let Ok(entries) = fs::read_dir(own) else {
@@ -214,12 +230,9 @@ fn remove_stale_cgroups(own: &Path) {
         if !name.to_string_lossy().starts_with(WORKER_PREFIX) {
             continue;
         }
-        let Ok(file) = File::open(entry.path()) else {
-            continue;
-        };
         // Locked until it is removed: otherwise a starting worker could lock its new folder meanwhile
         // and lose it with all that it has started there.
-        if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        if let Some(_lock) = lock_folder(&entry.path()) {
             let _ = kill_and_remove(&entry.path());
         }
     }
@@ -527,6 +540,24 @@ mod tests {
             }
         });
         fs::remove_dir(&place).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_replaced_an_opened_one_is_another() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("worker");
+        fs::create_dir(&path).unwrap();
+        let opened = File::open(&path).unwrap();
+        assert!(is_at(&opened, &path));
+        fs::remove_dir(&path).unwrap();
+        assert!(!is_at(&opened, &path));
+        fs::create_dir(&path).unwrap();
+        assert!(!is_at(&opened, &path));
+        // a worker has it
+        let owner = lock_folder(&path).unwrap();
+        assert!(lock_folder(&path).is_none());
+        drop(owner);
+        assert!(lock_folder(&path).is_some());
     }
 
     #[test]
