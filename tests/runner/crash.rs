@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use naq_runner::{Containment, Runner, RunnerError, Termination};
 use nix::sys::signal::{Signal, kill};
@@ -57,28 +58,10 @@ async fn a_killed_worker_leaves_no_process_of_a_job_that_stopped_its_spawner() {
 async fn expect_no_process_after_a_kill(script: &str) {
     for containment in CONTAINMENTS {
         let folder = tempfile::tempdir().unwrap();
-        let mut probe = options(folder.path());
-        probe.containment = Some(containment);
-        probe.allow_setuid = true;
-        match Runner::start(probe).await {
-            Ok(runner) => runner.shutdown().await,
-            Err(RunnerError::Containment { source, .. }) => {
-                skipped(&format!("{containment}: {source}"));
-                continue;
-            }
-            Err(e) => panic!("{e}"),
-        }
+        let Some(mut worker) = start_worker(containment, folder.path(), script).await else {
+            continue;
+        };
         let witness = Witness::new(folder.path().join("witness"));
-        #[expect(clippy::disallowed_methods, reason = "the worker to be killed")]
-        let mut worker = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::driver", "--ignored"])
-            .env(
-                DRIVER,
-                format!("{containment} {} {script}", folder.path().display()),
-            )
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
         witness.opened().await;
         worker.kill().unwrap();
         worker.wait().unwrap();
@@ -86,9 +69,95 @@ async fn expect_no_process_after_a_kill(script: &str) {
     }
 }
 
-/// The spawner that is an ancestor of the process with this open file, whatever id that process has
-/// in its own namespace.
-fn spawner_above(file: &Path) -> Pid {
+/// Starts a worker that runs `script`. `None` if this machine does not have the containment.
+async fn start_worker(
+    containment: Containment,
+    folder: &Path,
+    script: &str,
+) -> Option<std::process::Child> {
+    let mut probe = options(folder);
+    probe.containment = Some(containment);
+    probe.allow_setuid = true;
+    match Runner::start(probe).await {
+        Ok(runner) => runner.shutdown().await,
+        Err(RunnerError::Containment { source, .. }) => {
+            skipped(&format!("{containment}: {source}"));
+            return None;
+        }
+        Err(e) => panic!("{e}"),
+    }
+    #[expect(clippy::disallowed_methods, reason = "the worker to be killed")]
+    let worker = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crash::driver", "--ignored"])
+        .env(
+            DRIVER,
+            format!("{containment} {} {script}", folder.display()),
+        )
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    Some(worker)
+}
+
+/// Traces a process, so that its parent does not learn that it has ended. Ends with the test.
+const TRACE: &str = r#"
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+seize = 0x4206
+if libc.ptrace(seize, int(sys.argv[1]), None, None) != 0:
+    sys.exit(f"ptrace: errno {ctypes.get_errno()}")
+print("traced", flush=True)
+sys.stdin.read()
+"#;
+
+/// The spawner does not see the end of a job that is traced, nor of one that is blocked in the kernel, even
+/// after a SIGKILL.
+#[tokio::test]
+async fn a_spawner_whose_worker_was_killed_ends_although_a_job_does_not() {
+    for containment in [Containment::Cgroup, Containment::Namespace] {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "exec 9>witness; echo open >&9; exec sleep 1000";
+        let Some(mut worker) = start_worker(containment, folder.path(), script).await else {
+            continue;
+        };
+        let witness = Witness::new(folder.path().join("witness"));
+        witness.opened().await;
+        let job = with_open(&witness.path).unwrap();
+        let spawner = spawner_above(&witness.path);
+        #[expect(clippy::disallowed_methods, reason = "a debugger")]
+        let mut tracer = std::process::Command::new("python3")
+            .args(["-c", TRACE, &job.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        if std::io::Read::read_exact(tracer.stdout.as_mut().unwrap(), &mut said).is_err() {
+            skipped(&format!("a debugger: {:?}", tracer.wait_with_output()));
+            worker.kill().unwrap();
+            worker.wait().unwrap();
+            return;
+        }
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        let is_over = || {
+            let stat = std::fs::read_to_string(format!("/proc/{spawner}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        };
+        within(async {
+            while !is_over() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        tracer.kill().unwrap();
+        tracer.wait().unwrap();
+    }
+}
+
+/// Another process that has a file open, whatever id it has in its own namespace.
+fn with_open(file: &Path) -> Option<i32> {
     let has_open = |pid: i32| {
         std::fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
@@ -96,18 +165,22 @@ fn spawner_above(file: &Path) -> Pid {
             .flatten()
             .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == file))
     };
+    let this = std::process::id() as i32;
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| *pid != this && has_open(*pid))
+}
+
+/// The spawner that is an ancestor of the process with this open file.
+fn spawner_above(file: &Path) -> Pid {
     let field = |pid: i32, name: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim().to_owned()
     };
-    let this = std::process::id() as i32;
-    let mut pid = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .find(|pid| *pid != this && has_open(*pid))
-        .unwrap();
+    let mut pid = with_open(file).unwrap();
     while field(pid, "Name:") != "naq-spawner" {
         pid = field(pid, "PPid:").parse().unwrap();
     }

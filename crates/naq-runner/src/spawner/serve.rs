@@ -121,7 +121,7 @@ impl Spawner {
         while !self.jobs.is_empty() && Instant::now() < deadline {
             // The socket is no longer polled: its end would be reported again at
             // once, and the loop would spin.
-            if self.wait(false)?.deadline {
+            if self.wait(Some(deadline))?.deadline {
                 self.deadlines.clear();
             }
             self.reap();
@@ -139,7 +139,7 @@ impl Spawner {
     fn run(&mut self) -> Result<(), Errno> {
         loop {
             self.flush()?;
-            let events = self.wait(true)?;
+            let events = self.wait(None)?;
             // Exits before starts: they free slots that starts may need.
             if events.children {
                 self.reap();
@@ -157,9 +157,11 @@ impl Spawner {
         }
     }
 
-    /// Waits until there is something to do.
-    fn wait(&mut self, with_socket: bool) -> Result<ReadySources, Errno> {
+    /// Waits until there is something to do. Once the worker is gone, `shutdown` is when to give up
+    /// the trees that are left, and the socket is not polled.
+    fn wait(&mut self, shutdown: Option<Instant>) -> Result<ReadySources, Errno> {
         let now = Instant::now();
+        let with_socket = shutdown.is_none();
         let ready = with_socket && (self.can_start(now) || !self.removals.is_empty());
         let retries = self.pending.iter().filter_map(|pending| pending.not_before);
         let next = self
@@ -167,6 +169,7 @@ impl Spawner {
             .iter()
             .filter_map(Job::next_timer)
             .chain(retries.filter(|_| self.has_room()))
+            .chain(shutdown)
             .min();
         let timeout = match next {
             _ if ready => PollTimeout::ZERO,
