@@ -118,7 +118,10 @@ impl Spawner {
             job.kill(Instant::now());
         }
         let deadline = Instant::now() + SHUTDOWN_MAX;
-        while !self.jobs.is_empty() && Instant::now() < deadline {
+        while !self.jobs.is_empty()
+            && !is_exit_lost(&self.jobs, self.has_no_children)
+            && Instant::now() < deadline
+        {
             // The socket is no longer polled: its end would be reported again at
             // once, and the loop would spin.
             if self.wait(Some(deadline))?.deadline {
@@ -136,9 +139,19 @@ impl Spawner {
         result
     }
 
+    /// Serves until the worker is gone.
+    ///
+    /// # Errors
+    /// Returns [`Errno::ECHILD`] if the exit of a job was lost: nothing would ever end that job, so the
+    /// worker has to replace this process. Returns the error of a failed system call, and
+    /// [`Errno::EPROTO`] for a message that is not valid.
     fn run(&mut self) -> Result<(), Errno> {
         loop {
             self.flush()?;
+            // After the reports of the jobs that have ended, which need not run again.
+            if is_exit_lost(&self.jobs, self.has_no_children) {
+                return Err(Errno::ECHILD);
+            }
             let events = self.wait(None)?;
             // Exits before starts: they free slots that starts may need.
             if events.children {
@@ -575,6 +588,11 @@ struct ReadySources {
     socket: bool,
 }
 
+/// Whether a job has no recorded exit, although its first process is no child of this process any more.
+fn is_exit_lost(jobs: &[Job], has_no_children: bool) -> bool {
+    has_no_children && jobs.iter().any(|job| job.exit.is_none())
+}
+
 /// Why a job is not started that the system would have started.
 fn without_errno(step: &'static str, why: &str) -> Diagnosis {
     Diagnosis {
@@ -609,4 +627,61 @@ fn read_memfd(fd: OwnedFd) -> Result<Vec<u8>, Malformed> {
         .read_to_end(&mut body)
         .map_err(|_| Malformed)?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sys::wait::Reaped;
+    use super::super::job::{PolledLimits, Tree};
+    use super::*;
+
+    fn job() -> Job {
+        Job {
+            id: 1,
+            pid: 7,
+            tree: Tree::default(),
+            kill_grace: Duration::ZERO,
+            started: Instant::now(),
+            started_ns: 0,
+            report_at: None,
+            timeout_at: None,
+            deadline: None,
+            kill_at: None,
+            limit_check_at: None,
+            polled_limits: PolledLimits::default(),
+            next_accurate_check: None,
+            stdin_bytes: 0,
+            memfds: (0, None),
+            exit: None,
+            killed: false,
+            flags: 0,
+        }
+    }
+
+    #[test]
+    fn the_exit_of_a_job_is_lost_if_no_child_is_left_to_report_it() {
+        let mut ended = job();
+        ended.on_exit(
+            Reaped {
+                pid: 7,
+                status: 0,
+                max_rss_bytes: 0,
+                user_us: 0,
+                system_us: 0,
+            },
+            Instant::now(),
+        );
+        for (jobs, has_no_children, lost) in [
+            (vec![], true, false),
+            (vec![job()], false, false),
+            (vec![job()], true, true),
+        ] {
+            assert_eq!(is_exit_lost(&jobs, has_no_children), lost);
+        }
+        // the end of its tree is reported, or the kernel has not emptied its group yet
+        let mut jobs = vec![ended];
+        assert!(!is_exit_lost(&jobs, true));
+        jobs.push(job());
+        assert!(is_exit_lost(&jobs, true));
+    }
 }
