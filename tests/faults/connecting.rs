@@ -1,7 +1,7 @@
 //! Connections that fail: one message and one exit code for each cause, against servers of each kind.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use crate::harness::naq::{CliOutput, GuardedChild, Naq, start_plain_server};
@@ -285,6 +285,43 @@ fn a_worker_does_not_wait_for_a_server_that_will_never_take_it() {
     let waiting = worker("nats://no-such-host.invalid").follow();
     waiting.expect_stderr("waiting for NATS");
     waiting.stop();
+}
+
+/// Starts a proxy that drops what its first client sends. That client gets the greeting of the server, but the
+/// server gets no login.
+fn first_login_is_lost(target: u16) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (place, client) in listener.incoming().flatten().enumerate() {
+            let server = TcpStream::connect(("127.0.0.1", target)).unwrap();
+            let pump = |from: &TcpStream, to: &TcpStream| {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                })
+            };
+            pump(&server, &client);
+            if place > 0 {
+                pump(&client, &server);
+            } else {
+                std::thread::spawn(move || std::io::copy(&mut &client, &mut std::io::sink()));
+            }
+        }
+    });
+    format!("nats://127.0.0.1:{port}")
+}
+
+#[test]
+fn a_login_that_reached_the_server_too_late_is_tried_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let (_server, port) = start_plain_server(&naq, &["-js", "--user", "u", "--pass", "p"]);
+    let url = first_login_is_lost(port);
+    let words = ["queues", "--nats-url", &url, "--connect-timeout", "1m"];
+    let verb = naq.cli(words.into_iter().chain(["--user", "u", "--password", "p"]));
+    verb.without_env("NAQ_TOKEN").run().succeeds();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::{AuthError, ClientError, Event, ServerError};
 use tokio::sync::watch;
 
-use super::connect_failure::{ConnectFailure, classify};
+use super::connect_failure::{ConnectFailure, classify, is_login_timeout};
 use super::credentials;
 use super::denial::{Denial, Denials};
 use super::dialled_server::DialledServer;
@@ -151,15 +151,41 @@ pub(crate) async fn open(
             on_connection_event(&state, &event, purpose);
         }
     });
-    let client = match with_options(connect, options).connect(addresses).await {
-        Ok(client) => client,
-        Err(error) => return Err(from_connect(options, users.refusal(), error).await),
-    };
+    let client =
+        match connect_until_logged_in(with_options(connect, options), options, addresses).await {
+            Ok(client) => client,
+            Err(error) => return Err(from_connect(options, users.refusal(), error).await),
+        };
     let mut link = ConnectionWatch::new(link, denied, ReadGuard::of(client.clone()));
     // the first `Connected` event arrives a moment after the connection: wait for it here, or a
     // watch would take it for a reconnect
     link.first_connection().await;
     Ok((client, link))
+}
+
+/// Connects, and tries again if the server ended the login because it took too long: a busy machine may
+/// run neither of the two in time. Ends when the timeout of the first connection has passed.
+async fn connect_until_logged_in(
+    connect: async_nats::ConnectOptions,
+    options: &ConnectOptions,
+    addresses: Vec<async_nats::ServerAddr>,
+) -> Result<async_nats::Client, async_nats::ConnectError> {
+    let deadline = tokio::time::Instant::now() + options.connect_timeout;
+    let mut connected = connect.clone().connect(addresses.clone()).await;
+    let mut failures = 0;
+    while connected.as_ref().is_err_and(is_login_timeout) {
+        failures += 1;
+        let pause = RECONNECT_BACKOFF.pause(failures, rand::random());
+        let again = async {
+            tokio::time::sleep(pause).await;
+            connect.clone().connect(addresses.clone()).await
+        };
+        match tokio::time::timeout_at(deadline, again).await {
+            Ok(next) => connected = next,
+            Err(_) => break,
+        }
+    }
+    connected
 }
 
 /// Parses the addresses of the servers.

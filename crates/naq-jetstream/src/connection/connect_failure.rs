@@ -127,6 +127,14 @@ pub(crate) fn classify(
     }
 }
 
+/// Whether the server ended the login because it took too long.
+pub(crate) fn is_login_timeout(error: &async_nats::ConnectError) -> bool {
+    matches!(
+        find_cause::<ServerError>(error),
+        Some(ServerError::Other(text)) if text.eq_ignore_ascii_case("authentication timeout")
+    )
+}
+
 fn classify_tls(error: &TlsError) -> (ConnectFailure, String) {
     use ConnectFailure as Failure;
     match error {
