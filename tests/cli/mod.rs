@@ -7,6 +7,7 @@ mod crontab;
 mod event_hooks;
 mod events;
 mod failed;
+mod few_descriptors;
 mod grammar;
 mod grants;
 mod job_control;

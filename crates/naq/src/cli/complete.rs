@@ -123,10 +123,7 @@ fn complete(values: Values, word: &OsStr) -> Vec<CompletionCandidate> {
         }
         return candidates.found;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    if let Ok(runtime) = runtime {
+    if let Ok(runtime) = super::runtime::start() {
         runtime.block_on(async {
             // What was found in time is shown, whether or not it is all.
             let _ = timeout_at(deadline(), find(values, &mut candidates)).await;

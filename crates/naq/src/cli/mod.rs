@@ -44,6 +44,7 @@ mod result;
 mod retry;
 mod root_jobs;
 mod run;
+mod runtime;
 mod schedule;
 mod schedule_options;
 mod scheduler;
@@ -285,10 +286,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         _ => None,
     };
     let session = Session::open(&cli.global, worker, logged(&cli.verb))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::general(format!("cannot start: {error}")))?;
+    let runtime =
+        runtime::start().map_err(|error| Failure::general(format!("cannot start: {error}")))?;
     let limit = time_limit(&cli.verb);
     let code = runtime.block_on(async {
         let done = dispatch(&session, cli.verb);
