@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
+use crate::metrics::resident_kib;
 
 /// Maximum growth of this process's memory while it connects, in KiB. A greeting has a few KiB.
 fn growth_max_kib() -> u64 {
@@ -31,7 +32,7 @@ pub(super) async fn bounded<T>(connecting: impl Future<Output = T>) -> Result<T,
         if let Ok(connected) = tokio::time::timeout(LOOK_INTERVAL, &mut connecting).await {
             return Ok(connected);
         }
-        let Some(now) = own_memory_kib() else {
+        let Some(now) = resident_kib() else {
             return Ok(connecting.await);
         };
         // most connections are complete before the first check
@@ -42,13 +43,4 @@ pub(super) async fn bounded<T>(connecting: impl Future<Output = T>) -> Result<T,
             );
         }
     }
-}
-
-/// The memory of this process, in KiB. `None` where the kernel does not show it.
-fn own_memory_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    resident.trim().trim_end_matches(" kB").parse().ok()
 }

@@ -87,13 +87,7 @@ impl Labels {
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), std::fmt::Error> {
-        let pairs: Vec<(&str, &LabelValue)> = self
-            .names
-            .iter()
-            .copied()
-            .zip(self.values.iter().flatten())
-            .collect();
-        for (name, value) in pairs {
+        for (name, value) in self.names.iter().zip(self.values.iter().flatten()) {
             let mut key = encoder.encode_label();
             let mut key = key.encode_label_key()?;
             key.write_str(name)?;

@@ -17,6 +17,7 @@ pub(crate) use handles::{Counter, Gauge, Histogram, SecondsCounter};
 pub(crate) use labels::{LABEL_VALUES_MAX, LabelValue, LabelValues, OTHER};
 pub use listener::{MetricsListener, MetricsToken};
 pub use page::{metric_names, metrics_markdown};
+pub(crate) use process::resident_kib;
 pub use registry::Metrics;
 pub(crate) use registry::{ConnectionMetrics, Format};
 pub(crate) use table::*;

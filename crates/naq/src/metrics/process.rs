@@ -35,7 +35,7 @@ impl ProcessFigures {
             self.cpu.inc_by((now - self.cpu.get()).max(0.0));
         }
         if let Some(kib) = resident_kib() {
-            self.resident.set(kib * 1_024.0);
+            self.resident.set((kib << 10) as f64);
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             // one of the descriptors belongs to this listing
@@ -47,8 +47,8 @@ impl ProcessFigures {
     }
 }
 
-/// Memory of this process in RAM, in KiB.
-fn resident_kib() -> Option<f64> {
+/// Memory of this process in RAM, in KiB. `None` if the kernel does not show it.
+pub(crate) fn resident_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = status
         .lines()
