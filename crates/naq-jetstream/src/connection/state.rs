@@ -66,6 +66,14 @@ impl ConnectionWatch {
         self.state.borrow_and_update().clone()
     }
 
+    /// Calls `show` with the current state, and again after each change. Never returns.
+    pub async fn follow(mut self, mut show: impl FnMut(ConnectionState)) {
+        show(self.mark_seen());
+        loop {
+            show(self.changed().await);
+        }
+    }
+
     /// Waits until the state differs from the last one seen through this watch. Cancel safe.
     pub async fn changed(&mut self) -> ConnectionState {
         if self.state.changed().await.is_err() {

@@ -1,7 +1,7 @@
 //! The metrics of one process: created from the table, changed through handles, encoded for a scrape.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -11,6 +11,7 @@ use super::handles::{Counter, Gauge, Histogram, SecondsCounter};
 use super::labels::{LabelValue, Labels};
 use super::process::{self, ProcessFigures};
 use super::table::{self, MetricInfo, MetricKind, Role};
+use naq_client::ConnectionState;
 
 /// Creates histograms with the bounds of a row.
 #[derive(Clone)]
@@ -68,10 +69,10 @@ pub(crate) struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
-    /// Shows whether the connection is open, and the number of connections so far.
-    pub(crate) fn set(&self, is_up: bool, connections: u64) {
-        self.up.set(f64::from(u8::from(is_up)));
-        let reconnects = connections.saturating_sub(1);
+    /// Shows the state of the connection.
+    pub(crate) fn set(&self, state: &ConnectionState) {
+        self.up.set(f64::from(u8::from(state.connected)));
+        let reconnects = state.connections.saturating_sub(1);
         self.reconnects
             .inc_by(reconnects.saturating_sub(self.reconnects.get()));
     }

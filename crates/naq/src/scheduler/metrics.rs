@@ -4,9 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::reconcile::ReconcileSummary;
-use crate::metrics::{
-    self as table, ConnectionMetrics, Counter, Gauge, Histogram, LabelValues, Metrics,
-};
+use crate::metrics::{self as table, Counter, Gauge, Histogram, LabelValues, Metrics};
 use naq_protocol::{QueueName, ScheduleStatus};
 
 /// The statuses of schedules that are counted.
@@ -51,11 +49,6 @@ impl SchedulerMetrics {
             lateness: metrics.histogram(table::SCHEDULE_LATENESS, []),
             metrics: Arc::clone(metrics),
         }
-    }
-
-    /// The handles of the connection.
-    pub(super) fn connection(&self) -> ConnectionMetrics {
-        self.metrics.connection()
     }
 
     /// Sets whether this scheduler leads. A scheduler that does not lead reports no schedules.

@@ -33,7 +33,7 @@ use crate::watchdog::WatchdogTimer;
 use leader::TermEnd;
 use leader_lease::LeaderLease;
 use naq_client::Client;
-use naq_jetstream::{BrokerError, ConnectionWatch};
+use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, LeaderInfo, SchedulerState};
 use status::SchedulerStatus;
 
@@ -62,25 +62,16 @@ pub async fn run_scheduler(
         since: clock::now(),
     };
     let (process, status) = (JobId::generate(), SchedulerStatus::new(&options.metrics));
+    let shown = options.metrics.connection();
     let broker = client.broker().clone();
     let ended = tokio::select! {
         ended = lead_repeatedly(&client, &options, &info, &status, &mut stop) => ended,
         () = heartbeat::write_heartbeats(&broker, &process, &info, &status) => Ok(SchedulerSummary::default()),
-        () = report_connection(broker.connection().clone(), &status) => Ok(SchedulerSummary::default()),
+        () = broker.connection().clone().follow(|state| shown.set(&state)) => Ok(SchedulerSummary::default()),
         () = broker.keep_streams(|_| {}) => Ok(SchedulerSummary::default()),
     };
     heartbeat::remove_heartbeat(&broker, &process).await;
     ended
-}
-
-/// Updates the metrics of the connection whenever its state changes.
-async fn report_connection(mut connection: ConnectionWatch, status: &SchedulerStatus) {
-    let metrics = status.metrics.connection();
-    let mut state = connection.mark_seen();
-    loop {
-        metrics.set(state.connected, state.connections);
-        state = connection.changed().await;
-    }
 }
 
 /// The terms of this scheduler as the leader.

@@ -82,9 +82,7 @@ impl WebMetrics {
         let read = tokio::time::timeout(READ_MAX, reading).await;
         // if NATS does not answer, the metrics of this process are still reported
         let cluster = read.unwrap_or_else(|_| Arc::new(Metrics::of_one_scrape()));
-        let connection = client.connection_state();
-        self.connection
-            .set(connection.connected, connection.connections);
+        self.connection.set(&client.connection_state());
         self.live_clients.set(live.viewers() as f64);
         self.metrics.encode(&[&cluster], format)
     }

@@ -17,10 +17,9 @@ use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::report::Report;
 use super::{label_routes, prepare, server_down};
 use crate::clock::ClockWatch;
-use crate::metrics::ConnectionMetrics;
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
-use naq_jetstream::{Broker, ConnectionWatch};
+use naq_jetstream::Broker;
 use naq_protocol::JobId;
 use naq_runner::Runner;
 
@@ -64,8 +63,11 @@ pub async fn run_worker(
         options.concurrency,
         &runner,
     );
-    let connection = report_connection(broker.connection().clone(), options.metrics.connection());
-    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let shown = options.metrics.connection();
+    let connection = broker.connection().clone();
+    let connection = AbortOnDropHandle::new(tokio::spawn(
+        connection.follow(move |state| shown.set(&state)),
+    ));
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
         metrics,
@@ -138,15 +140,6 @@ async fn sign_off(
             }
         }
         _ = next_command(commands, last_command) => {}
-    }
-}
-
-/// Updates the metrics of the connection whenever its state changes.
-async fn report_connection(mut connection: ConnectionWatch, metrics: ConnectionMetrics) {
-    let mut state = connection.mark_seen();
-    loop {
-        metrics.set(state.connected, state.connections);
-        state = connection.changed().await;
     }
 }
 
