@@ -125,8 +125,10 @@ impl MetricsListener {
             let (metrics, token) = (Arc::clone(&metrics), Arc::clone(&token));
             connections.spawn(async move {
                 let answer = service_fn(move |request: Request<Incoming>| {
-                    let answer = answer(&request, &metrics, token.as_ref().as_ref());
-                    async move { Ok::<_, Infallible>(answer) }
+                    let (metrics, token) = (Arc::clone(&metrics), Arc::clone(&token));
+                    async move {
+                        Ok::<_, Infallible>(answer(request, metrics, token.as_ref().as_ref()).await)
+                    }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -141,9 +143,9 @@ impl MetricsListener {
 }
 
 /// Answers a request. Its body is not read.
-fn answer<B>(
-    request: &Request<B>,
-    metrics: &Metrics,
+async fn answer<B>(
+    request: Request<B>,
+    metrics: Arc<Metrics>,
     token: Option<&MetricsToken>,
 ) -> Response<String> {
     let refuse = |status: StatusCode, header, value, text: &str| {
@@ -179,7 +181,7 @@ fn answer<B>(
         .get(ACCEPT)
         .and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
-    let mut response = Response::new(metrics.encode(&[], format));
+    let mut response = Response::new(metrics.scrape(None, format).await);
     let media_type = HeaderValue::from_static(format.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response
@@ -192,7 +194,7 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdefghij";
 
-    fn status(
+    async fn status(
         method: &str,
         path: &str,
         authorization: Option<&str>,
@@ -202,13 +204,13 @@ mod tests {
         if let Some(value) = authorization {
             request = request.header(AUTHORIZATION, value);
         }
-        let metrics = Metrics::new(&[Role::Worker]);
-        let response = answer(&request.body(()).unwrap(), &metrics, token);
+        let metrics = Arc::new(Metrics::new(&[Role::Worker]));
+        let response = answer(request.body(()).unwrap(), metrics, token).await;
         response.status().as_u16()
     }
 
-    #[test]
-    fn only_the_metrics_are_served_and_only_with_the_token() {
+    #[tokio::test]
+    async fn only_the_metrics_are_served_and_only_with_the_token() {
         let token = MetricsToken::new(SECRET).unwrap();
         let bearer = format!("Bearer {SECRET}");
         let (with, none) = (Some(&token), None);
@@ -236,9 +238,28 @@ mod tests {
             ("GET", "/metrics", Some("0123456789abcdefghij"), with, 401),
             ("GET", "/metrics", Some(&bearer), with, 200),
         ] {
-            let found = status(method, path, authorization, token);
+            let found = status(method, path, authorization, token).await;
             assert_eq!(found, expected, "{method} {path} {authorization:?}");
         }
+    }
+
+    /// The worker's loop runs on the thread of the listener.
+    #[tokio::test]
+    async fn an_answer_that_takes_long_blocks_nothing_else() {
+        let metrics = Arc::new(Metrics::new(&[Role::Worker]));
+        let (release, gate) = std::sync::mpsc::channel();
+        let (begin, mut begun) = tokio::sync::mpsc::channel(1);
+        metrics.before_scrape(move || {
+            let _ = begin.try_send(());
+            gate.recv_timeout(Duration::from_secs(60)).unwrap();
+        });
+        let request = Request::builder().uri("/metrics").body(()).unwrap();
+        let other = async {
+            begun.recv().await.unwrap();
+            release.send(()).unwrap();
+        };
+        let (response, ()) = tokio::join!(answer(request, metrics, None), other);
+        assert!(response.body().contains("naq_build_info"));
     }
 
     #[test]

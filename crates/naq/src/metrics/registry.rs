@@ -232,6 +232,21 @@ impl Metrics {
         hooks.push(Box::new(hook));
     }
 
+    /// The answer to a scrape, written on a thread of its own: with 500 queues it takes a while, in which a
+    /// worker has jobs to end. `other` are further metrics, of other rows.
+    pub(crate) async fn scrape(
+        self: Arc<Self>,
+        other: Option<Arc<Metrics>>,
+        format: Format,
+    ) -> String {
+        let writing = tokio::task::spawn_blocking(move || {
+            let others: Vec<&Metrics> = other.iter().map(Arc::as_ref).collect();
+            self.encode(&others, format)
+        });
+        // it fails only while the process ends
+        writing.await.unwrap_or_default()
+    }
+
     /// The answer to a scrape. `others` are further metrics, of other rows.
     pub(crate) fn encode(&self, others: &[&Metrics], format: Format) -> String {
         for hook in self

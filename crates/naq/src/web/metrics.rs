@@ -21,7 +21,7 @@ const READ_MAX: Duration = Duration::from_secs(5);
 
 /// The handles of the dashboard.
 pub(super) struct WebMetrics {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     connection: ConnectionMetrics,
     live_clients: Gauge,
     /// Requests with an unknown token, and failed logins.
@@ -35,7 +35,7 @@ pub(super) struct WebMetrics {
 impl WebMetrics {
     /// `is_open` permits everyone who can reach the address to read the metrics.
     pub(super) fn new(is_open: bool) -> WebMetrics {
-        let metrics = Metrics::new(&[Role::Dashboard]);
+        let metrics = Arc::new(Metrics::new(&[Role::Dashboard]));
         WebMetrics {
             connection: metrics.connection(),
             live_clients: metrics.gauge(table::LIVE_CLIENTS, []),
@@ -84,6 +84,8 @@ impl WebMetrics {
         let cluster = read.unwrap_or_else(|_| Arc::new(Metrics::of_one_scrape()));
         self.connection.set(&client.connection_state());
         self.live_clients.set(live.viewers() as f64);
-        self.metrics.encode(&[&cluster], format)
+        Arc::clone(&self.metrics)
+            .scrape(Some(cluster), format)
+            .await
     }
 }
