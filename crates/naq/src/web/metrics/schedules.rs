@@ -25,27 +25,35 @@ const READS_MAX: usize = 32;
 struct KnownSchedule {
     period: Option<Duration>,
     last_success: Option<Timestamp>,
-    /// A job that had not ended when its record was last read. Its record is read again before those of later
-    /// jobs, so that the end of a job that runs for longer than a period is not missed.
+    /// The first job that had not ended when its record was last read. Its record is read again until it has
+    /// ended, so that the end of a job that runs for longer than a period is not missed.
     running: Option<JobId>,
     /// The last job whose end is counted.
     ended: Option<JobId>,
 }
 
 impl KnownSchedule {
-    /// The job whose record to read next. `last` is the job of the last tick.
-    fn next_job(&self, last: Option<&JobId>) -> Option<JobId> {
-        let last = last.filter(|last| self.ended.as_ref() != Some(last));
-        self.running.as_ref().or(last).cloned()
+    /// The jobs whose records to read next. `last` is the job of the last tick: its record is read even if an
+    /// earlier job never ends, because later jobs may succeed.
+    fn next_jobs(&self, last: Option<&JobId>) -> impl Iterator<Item = JobId> {
+        let is_known = |job: &JobId| {
+            [&self.ended, &self.running]
+                .map(Option::as_ref)
+                .contains(&Some(job))
+        };
+        let last = last.filter(|last| !is_known(last)).cloned();
+        self.running.clone().into_iter().chain(last)
     }
 
     /// Evaluates the record of a job. `None` means that it no longer exists.
     fn note(&mut self, job: JobId, record: Option<&Record>) {
         if record.is_some_and(|record| !record.state().is_terminal()) {
-            self.running = Some(job);
+            self.running.get_or_insert(job);
             return;
         }
-        self.running = None;
+        if self.running.as_ref() == Some(&job) {
+            self.running = None;
+        }
         self.ended = Some(job);
         if let Some(record) = record.filter(|record| record.state() == State::Succeeded) {
             self.last_success = self.last_success.max(record.finished_at());
@@ -86,9 +94,8 @@ impl Relisting<'_> {
     fn add(&mut self, id: &ScheduleId, period: Option<Duration>, last_job: Option<&JobId>) {
         let mut known = self.before.get(id).cloned().unwrap_or_default();
         known.period = period;
-        if let Some(job) = known.next_job(last_job) {
-            self.jobs.push((id.clone(), job));
-        }
+        let next = known.next_jobs(last_job);
+        self.jobs.extend(next.map(|job| (id.clone(), job)));
         self.known.insert(id.clone(), known);
     }
 }
@@ -211,22 +218,41 @@ mod tests {
 
     #[test]
     fn a_job_that_runs_for_longer_than_a_period_is_watched_to_its_end() {
+        let next = |known: &KnownSchedule, last: Option<&JobId>| -> Vec<String> {
+            known.next_jobs(last).map(|job| job.to_string()).collect()
+        };
         let mut known = KnownSchedule::default();
-        assert_eq!(known.next_job(None), None);
+        assert!(next(&known, None).is_empty());
         let (first, second) = (job("first"), job("second"));
-        assert_eq!(known.next_job(Some(&first)), Some(first.clone()));
+        assert_eq!(next(&known, Some(&first)), ["first"]);
         known.note(first.clone(), Some(&record(Phase::Queued)));
-        assert_eq!(known.next_job(Some(&second)), Some(first.clone()));
+        assert_eq!(next(&known, Some(&first)), ["first"]);
+        assert_eq!(next(&known, Some(&second)), ["first", "second"]);
         known.note(first, Some(&ended(Outcome::Succeeded, 7)));
         assert_eq!(known.last_success, Some(at(7)));
-        assert_eq!(known.next_job(Some(&second)), Some(second.clone()));
+        assert_eq!(next(&known, Some(&second)), ["second"]);
         // a failure, and a record that has expired, are no successes
         known.note(
             second.clone(),
             Some(&ended(Outcome::Failed(Reason::Exit), 9)),
         );
-        assert_eq!(known.next_job(Some(&second)), None);
+        assert!(next(&known, Some(&second)).is_empty());
         known.note(job("third"), None);
         assert_eq!(known.last_success, Some(at(7)));
+    }
+
+    #[test]
+    fn a_job_that_never_ends_does_not_hide_that_later_ones_succeed() {
+        let mut known = KnownSchedule::default();
+        let stuck = job("stuck");
+        known.note(stuck.clone(), Some(&record(Phase::Queued)));
+        for (name, second) in [("second", 7), ("third", 9)] {
+            let last = job(name);
+            let next: Vec<JobId> = known.next_jobs(Some(&last)).collect();
+            assert_eq!(next, [stuck.clone(), last.clone()]);
+            known.note(stuck.clone(), Some(&record(Phase::Queued)));
+            known.note(last, Some(&ended(Outcome::Succeeded, second)));
+            assert_eq!(known.last_success, Some(at(second)));
+        }
     }
 }
