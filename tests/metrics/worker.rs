@@ -9,6 +9,7 @@ use super::address_in;
 use super::scrape::{Scrape, check_by_promtool, request};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
+use crate::harness::proxy::{Link, Proxy};
 use naq_protocol::{Reason, State};
 
 #[test]
@@ -154,6 +155,86 @@ fn the_metrics_of_a_worker_count_exactly_what_its_jobs_did() {
         assert!(!scrape.text.contains(secret), "{secret} in {}", scrape.text);
     }
     check_by_promtool(&address);
+}
+
+#[test]
+fn the_metrics_of_a_worker_count_what_ends_attempts_from_outside() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["mail"])
+        .arg("--metrics-listen=127.0.0.1:0")
+        // so that a job can kill its spawner
+        .arg("--containment=subreaper")
+        .arg("--allow-setuid")
+        .spawn();
+    let address = address_in(&worker.log());
+    let run = |script: &str| {
+        let envelope = json!({ "command": "sh", "args": ["-c", script] });
+        naq.publish("mail", envelope.to_string())
+    };
+    let busy = run("i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done");
+    assert_eq!(naq.wait_ended(&busy).state(), State::Succeeded);
+    let leaking = run("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
+    assert_eq!(naq.wait_ended(&leaking).state(), State::Succeeded);
+    let cancelled = run("sleep 1000");
+    naq.wait_running(&cancelled);
+    naq.cli(["cancel", cancelled.as_str()]).run().succeeds();
+    assert_eq!(naq.wait_ended(&cancelled).state(), State::Cancelled);
+    // a crash of its spawner costs a job nothing at first
+    let killer = run("test -e killed || { : > killed; kill -9 $PPID; sleep 1000; }");
+    assert_eq!(naq.wait_ended(&killer).state(), State::Succeeded);
+    naq.wait_drained("mail");
+    eventually("every attempt counted", || {
+        let ended = Scrape::of(&address)
+            .series("naq_attempts_total")
+            .values()
+            .sum::<f64>();
+        ended == 5.0
+    });
+    let scrape = Scrape::of(&address);
+    scrape.expect(&[
+        (
+            "naq_attempts_total{queue=\"mail\",outcome=\"success\"}",
+            3.0,
+        ),
+        (
+            "naq_attempts_total{queue=\"mail\",outcome=\"cancelled\"}",
+            1.0,
+        ),
+        (
+            "naq_attempts_total{queue=\"mail\",outcome=\"requeued\"}",
+            1.0,
+        ),
+        ("naq_jobs_leaked_total", 1.0),
+        ("naq_spawner_restarts_total", 1.0),
+        // the request to cancel is in the record by the time at which the outcome is written
+        ("naq_write_conflicts_total", 1.0),
+    ]);
+    let cpu = scrape.value("naq_job_cpu_seconds_total{queue=\"mail\",mode=\"user\"}");
+    assert!(cpu > 0.01, "{cpu}");
+}
+
+#[test]
+fn the_metrics_of_a_worker_count_a_lost_lease() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut proxy = Proxy::start(server.port());
+    let worker = naq
+        .worker(&["mail"])
+        .ack_wait("2s")
+        .env("NAQ_NATS_URL", &proxy.url())
+        .arg("--metrics-listen=127.0.0.1:0")
+        .spawn();
+    let address = address_in(&worker.log());
+    let job = json!({ "command": "sleep", "args": ["1000"] });
+    naq.wait_running(&naq.publish("mail", job.to_string()));
+    proxy.set(Link::Silent);
+    eventually("the lease is lost", || {
+        let scrape = Scrape::of(&address);
+        let lost = scrape.value("naq_attempts_total{queue=\"mail\",outcome=\"lost\"}");
+        (lost, scrape.value("naq_leases_lost_total")) == (1.0, 1.0)
+    });
 }
 
 #[test]
