@@ -62,6 +62,11 @@ fn queues_are_created_set_purged_and_removed() {
 
     put("", r#"{"max_runing":2}"#).problem(422, "refused");
     put("", r#"{"max_running":0}"#).problem(422, "refused");
+    put("", "[null,null]").problem(422, "refused");
+    // more than NATS allows, and more than there are servers
+    for replicas in [6, 3] {
+        put("", &format!(r#"{{"replicas":{replicas}}}"#)).problem(422, "refused");
+    }
     put("", "").problem(422, "refused");
     let plain = dashboard
         .request("PUT", "/api/queues/extra")
@@ -104,6 +109,7 @@ fn a_delayed_job_is_rescheduled_and_another_is_not() {
         r#"{"at":"2030-12-24T18:00:00Z","in":"5m"}"#,
         r#"{"at":"soon"}"#,
         r#"{"after":"5m"}"#,
+        r#"[null,"5m"]"#,
     ] {
         post("later", wrong).problem(422, "refused");
     }

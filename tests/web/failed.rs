@@ -82,6 +82,7 @@ fn wrong_requests_for_failed_jobs_are_refused() {
     for path in [
         "/api/failed?group=x",
         "/api/failed?cursor=x",
+        "/api/failed?reason=tiredness",
         "/api/failed?limit=0",
         "/api/failed?queue=a.b",
         "/api/failed?state=failed",

@@ -256,7 +256,7 @@ pub(in crate::web) async fn read_page(
 fn filter(query: &Query) -> Result<DeadLetterFilter, Problem> {
     Ok(DeadLetterFilter {
         queue: query.parsed("queue", |name| QueueName::new(name))?,
-        reason: query.one("reason")?.map(Reason::from_name),
+        reason: query.parsed("reason", str::parse::<Reason>)?,
         group: query.parsed("group", str::parse)?,
         since: query
             .parsed("since", str::parse::<Since>)?

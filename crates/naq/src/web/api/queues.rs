@@ -12,13 +12,13 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::parameters::{DRY_RUN, Query};
-use super::submit::check_media_type;
+use super::submit::parse_object;
 use crate::web::access::Right;
 use crate::web::overview::Facts;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
-use naq_client::{BrokerError, ClientError, QueueInfo, QueueSettings};
+use naq_client::{BrokerError, BrokerErrorKind, ClientError, QueueInfo, QueueSettings};
 use naq_protocol::{QueueName, Timestamp};
 
 const QUEUE: Parameter = path("queue", "Name of the queue", "build");
@@ -259,6 +259,16 @@ async fn info_of(queue: &naq_client::Queue) -> Result<Option<QueueInfo>, ClientE
         Ok(info) => Ok(Some(info)),
         Err(ClientError::Broker(BrokerError::QueueNotFound(_))) => Ok(None),
         Err(error) => Err(error),
+/// The problem of a setting that NATS refuses, such as more replicas than the cluster has servers.
+fn refused_setting(error: ClientError) -> Problem {
+    let is_refused =
+        matches!(&error, ClientError::Broker(error) if error.kind() == BrokerErrorKind::Refused);
+    match is_refused {
+        true => Problem::new(&problem::REFUSED, error.to_string()),
+        false => error.into(),
+    }
+}
+
     }
 }
 
@@ -271,9 +281,7 @@ async fn set(
 ) -> Result<Response, Problem> {
     let queue = web.client.queue(&name)?;
     let is_dry = query.is_on("dry_run")?;
-    check_media_type(&headers)?;
-    let settings: NewSettings = serde_json::from_slice(&body)
-        .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;
+    let settings: NewSettings = parse_object(&headers, &body)?;
     let existing = info_of(&queue).await?;
     let status = match (&existing, is_dry) {
         (None, true) => return Ok(StatusCode::NO_CONTENT.into_response()),
@@ -288,7 +296,8 @@ async fn set(
                 queue.set_max_running(settings.max_running).await?;
             }
             if let Some(replicas) = replicas.filter(|replicas| *replicas != info.replicas) {
-                queue.set_replicas(replicas).await?;
+                let set = queue.set_replicas(replicas).await;
+                set.map_err(refused_setting)?;
             }
         }
         None => {
@@ -297,7 +306,8 @@ async fn set(
                 max_running: settings.max_running,
                 ..QueueSettings::default()
             };
-            queue.add(&settings).await?;
+            let added = queue.add(&settings).await;
+            added.map_err(refused_setting)?;
         }
     }
     Ok((status, state_of(&web, &name).await?).into_response())

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::jobs::{JOB, WAIT_MAX, wait, without_values};
 use super::parameters::{DRY_RUN, Query};
@@ -272,6 +273,23 @@ pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
             Err(Problem::new(&problem::MEDIA_TYPE, detail))
         }
     }
+}
+
+/// Parses a body that is an object.
+///
+/// # Errors
+/// Returns a problem if the body has another type, or is invalid.
+pub(super) fn parse_object<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<T, Problem> {
+    check_media_type(headers)?;
+    let refused = |why: String| Problem::new(&problem::REFUSED, why);
+    // serde reads the fields of a struct from an array too
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refused("the body is not an object".to_owned()));
+    }
+    serde_json::from_slice(body).map_err(|error| refused(error.to_string()))
 }
 
 pub(super) fn read_submission(query: &Query) -> Result<Submission, Problem> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::JOB;
 use super::parameters::{Query, limit};
-use super::submit::check_media_type;
+use super::submit::parse_object;
 use crate::clock;
 use crate::web::access::Right;
 use crate::web::problem::{self, Problem};
@@ -230,9 +230,7 @@ async fn reschedule(
 ) -> Result<Json<StartOfJob>, Problem> {
     let job = JobId::new(&job)?;
     let is_dry = query.is_on("dry_run")?;
-    check_media_type(&headers)?;
-    let wanted: NewStart = serde_json::from_slice(&body)
-        .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;
+    let wanted: NewStart = parse_object(&headers, &body)?;
     let due = match (wanted.at, wanted.r#in) {
         (Some(at), None) => at,
         (None, Some(delay)) => {
