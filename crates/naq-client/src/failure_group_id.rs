@@ -17,6 +17,7 @@ const ID_CHARS: usize = 16;
 /// so a group has the same id tomorrow and on another machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("pattern" = "^[0-9a-f]{16}$"))]
 pub struct FailureGroupId(String);
 
 impl FailureGroupId {

@@ -1,10 +1,12 @@
 //! The OpenAPI document, made from the table of routes.
 
+use naq_client::FailureGroupId;
 use naq_protocol::{JobId, QueueName, Reason, ScheduleId, State};
 use schemars::generate::SchemaSettings;
 use schemars::{SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::filter::BYTES_MAX;
 use super::problem::{self, ProblemBody, ProblemKind};
 use super::route::{Answer, Parameter, ParameterPlace, Route, schema_of};
 
@@ -60,8 +62,9 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         match answers.get_mut(&answer.status.to_string()) {
             // the same answer in another type
             Some(known) => {
-                known["content"][answer.media_type] =
-                    described["content"][answer.media_type].clone();
+                if let Some(media_type) = answer.media_type {
+                    known["content"][media_type] = described["content"][media_type].clone();
+                }
             }
             None => {
                 answers.insert(answer.status.to_string(), described);
@@ -117,20 +120,23 @@ fn describe_answer(answer: &Answer, generator: &mut SchemaGenerator) -> Value {
         Some(schema) => json!({"schema": schema(generator)}),
         None => json!({}),
     };
-    json!({"description": answer.text, "content": {answer.media_type: content}})
+    match answer.media_type {
+        Some(media_type) => json!({"description": answer.text, "content": {media_type: content}}),
+        None => json!({"description": answer.text}),
+    }
 }
 
 fn describe_parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
-    let (place, is_required) = match parameter.place {
-        ParameterPlace::Path => ("path", true),
-        ParameterPlace::Query => ("query", false),
+    let place = match parameter.place {
+        ParameterPlace::Path => "path",
+        ParameterPlace::Query => "query",
     };
     json!({
         "name": parameter.name,
         "in": place,
-        "required": is_required,
+        "required": parameter.is_required,
         "description": parameter.text,
-        "schema": parameter_schema(parameter.name, generator),
+        "schema": parameter_schema(parameter.schema, generator),
         "example": parameter.example,
     })
 }
@@ -146,23 +152,33 @@ fn filter_pattern() -> String {
     format!("^ *({word}( +{word})*)? *$")
 }
 
-/// The schema of a parameter. A name has the same meaning on every route.
-fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
-    /// A duration: `90s`, `1h 30m`, or a number of seconds.
-    const DURATION: &str = r"^(\d{1,6}|(\d{1,4}(ms|s|m|h|d)\s?){1,3})$";
-    /// `next` of a list of jobs, of one of failed jobs, or nothing.
-    const CURSOR: &str = r"^(\d+\.\d+\.[A-Za-z0-9_-]+|\d+-\d+)?$";
-    let of_type = match name {
+/// The schema with the key of a parameter.
+fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
+    /// A duration: `90s`, `1h 30m`, `1.5h`, or a number of seconds.
+    const DURATION: &str =
+        r"^(\d{1,6}(\.\d{1,6})?|(\d{1,4}(\.\d{1,6})? ?(us|ms|s|m|h|d|w) ?){1,3})$";
+    /// A duration of at most 60 seconds.
+    const WAIT: &str =
+        r"^(([1-5]?\d(\.\d{1,6})?|60)s?|1m|\d{1,4}(\.\d{1,6})?ms|\d{1,7}us|[1-5]?\ds ?\d{1,3}ms)$";
+    let of_type = match key {
         "job" => schema_of::<JobId>(generator),
         "queue" => schema_of::<QueueName>(generator),
         "schedule" => schema_of::<ScheduleId>(generator),
         "state" => schema_of::<State>(generator),
         "reason" => schema_of::<Reason>(generator),
-        "q" => json_schema!({"type": "string", "maxLength": 500, "pattern": filter_pattern()}),
+        "q" => {
+            json_schema!({"type": "string", "maxLength": BYTES_MAX, "pattern": filter_pattern()})
+        }
+        "schema" => json_schema!({"enum": naq_protocol::SCHEMAS}),
+        "group" => schema_of::<FailureGroupId>(generator),
         "limit" => json_schema!({"type": "integer", "minimum": 1, "maximum": 500}),
+        "count" => json_schema!({"type": "integer", "minimum": 1, "maximum": 1000}),
+        "jobs" => json_schema!({"type": "integer", "minimum": 0}),
+        // the name of a flow
+        "name" => schema_of::<JobId>(generator),
         "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
         "dry_run" | "download" => json_schema!({"type": "boolean"}),
-        "wait" => json_schema!({"type": "string", "pattern": r"^([1-5]?\d|60)s$"}),
+        "wait" => json_schema!({"type": "string", "pattern": WAIT}),
         "in" => json_schema!({"type": "string", "pattern": DURATION}),
         "at" => json_schema!({"type": "string", "format": "date-time"}),
         "since" => json_schema!({
@@ -170,7 +186,9 @@ fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
             "anyOf": [{"pattern": DURATION}, {"format": "date-time"}],
         }),
         "label" => json_schema!({"type": "string", "pattern": "^[^=]+(=.*)?$"}),
-        "cursor" => json_schema!({"type": "string", "pattern": CURSOR}),
+        // `next` of an earlier answer, or nothing
+        "cursor" => json_schema!({"type": "string", "pattern": r"^(\d+\.\d+\.[A-Za-z0-9_-]+)?$"}),
+        "failed_cursor" => json_schema!({"type": "string", "pattern": r"^(\d+-\d+)?$"}),
         _ => json_schema!({"type": "string"}),
     };
     of_type.into()
@@ -225,13 +243,97 @@ mod tests {
                 .flatten()
                 .find(|parameter| parameter["name"] == "cursor");
             let schema = &described.unwrap()["schema"];
-            for value in [cursor, ""] {
-                assert!(
-                    jsonschema::is_valid(schema, &value.into()),
-                    "{path}: {value}"
-                );
+            for value in [job, failed, ""] {
+                let is_valid = jsonschema::is_valid(schema, &value.into());
+                let is_own = value == cursor || value.is_empty();
+                assert_eq!(is_valid, is_own, "{path}: {value}");
             }
         }
+    }
+
+    /// A parameter of a query as its schema has it.
+    fn typed(schema: &Value, text: &str) -> Value {
+        match schema["type"].as_str() {
+            Some("integer" | "boolean") => serde_json::from_str(text).unwrap(),
+            _ => text.into(),
+        }
+    }
+
+    #[test]
+    fn the_example_of_each_parameter_is_as_described() {
+        let mut settings = SchemaSettings::draft2020_12();
+        settings.inline_subschemas = true;
+        let mut generator = settings.into_generator();
+        for route in api::routes() {
+            for parameter in route.parameters {
+                let schema = parameter_schema(parameter.schema, &mut generator);
+                let example = typed(&schema, parameter.example);
+                let place = (route.path, parameter.name);
+                assert!(jsonschema::is_valid(&schema, &example), "{place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn durations_that_are_read_are_as_described() {
+        let mut generator = SchemaGenerator::default();
+        let wait = parameter_schema("wait", &mut generator);
+        for text in ["0", "0.5", "30s", "60", "1m", "59.9s", "250ms", "1s 500ms"] {
+            assert!(api::jobs::wait(text).is_ok(), "{text}");
+            assert!(jsonschema::is_valid(&wait, &text.into()), "{text}");
+        }
+        for text in ["61", "60.5s", "2m", "1h"] {
+            assert!(api::jobs::wait(text).is_err(), "{text}");
+            assert!(!jsonschema::is_valid(&wait, &text.into()), "{text}");
+        }
+        for name in ["in", "since"] {
+            let schema = parameter_schema(name, &mut generator);
+            for text in ["0", "0.5", "90s", "1h30m", "1h 30 m", "1.5h", "2w", "10us"] {
+                assert!(naq_protocol::units::parse_duration(text).is_ok(), "{text}");
+                let is_valid = jsonschema::is_valid(&schema, &text.into());
+                assert!(is_valid, "{name}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_start_and_a_flow_are_described() {
+        let document = document(api::routes());
+        let is_valid = |path: &str, body: Value| {
+            let operation = &document["paths"][path]["post"];
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            let mut schema = schema.clone();
+            schema["components"] = document["components"].clone();
+            jsonschema::is_valid(&schema, &body)
+        };
+        let start = |body| is_valid("/api/jobs/{job}/reschedule", body);
+        assert!(start(json!({"in": "5m"})));
+        assert!(start(json!({"in": 5, "at": null})));
+        for wrong in [
+            json!({}),
+            json!({"in": null}),
+            json!({"in": 5, "at": "2030-12-24T18:00:00Z"}),
+        ] {
+            assert!(!start(wrong.clone()), "{wrong}");
+        }
+        let flow = |jobs| is_valid("/api/flows", json!({"jobs": jobs}));
+        assert!(flow(json!({"a": {"command": "true", "queue": "build"}})));
+        for wrong in [
+            json!({}),
+            json!({"a": null}),
+            json!({"a.b": {"command": "true"}}),
+            json!({"a": {"command": "true", "job_id": "a"}}),
+        ] {
+            assert!(!flow(wrong.clone()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_body_has_no_type() {
+        let document = document(api::routes());
+        let answers = &document["paths"]["/api/queues/{queue}"]["delete"]["responses"];
+        assert!(answers["204"]["description"].is_string());
+        assert_eq!(answers["204"].get("content"), None);
     }
 
     #[test]

@@ -28,6 +28,25 @@ pub(super) struct Parameter {
     pub(super) text: &'static str,
     /// An example, which is a valid value.
     pub(super) example: &'static str,
+    /// Whether a request without it is refused.
+    pub(super) is_required: bool,
+    /// The key of its schema: its name, unless another route has another parameter of the same name.
+    pub(super) schema: &'static str,
+}
+
+impl Parameter {
+    /// Sets the key of its schema.
+    pub(super) const fn of_schema(self, schema: &'static str) -> Parameter {
+        Parameter { schema, ..self }
+    }
+
+    /// Says that a request without it is refused.
+    pub(super) const fn required(self) -> Parameter {
+        Parameter {
+            is_required: true,
+            ..self
+        }
+    }
 }
 
 /// A parameter in the path.
@@ -41,10 +60,12 @@ pub(super) const fn path(
         name,
         text,
         example,
+        is_required: true,
+        schema: name,
     }
 }
 
-/// A parameter in the query.
+/// A parameter in the query, which may be absent.
 pub(super) const fn query(
     name: &'static str,
     text: &'static str,
@@ -55,6 +76,8 @@ pub(super) const fn query(
         name,
         text,
         example,
+        is_required: false,
+        schema: name,
     }
 }
 
@@ -72,8 +95,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// When it is given.
     pub(super) text: &'static str,
-    /// The type of the body.
-    pub(super) media_type: &'static str,
+    /// The type of the body. `None` if the answer has no body.
+    pub(super) media_type: Option<&'static str>,
     /// The schema of a JSON body. `None` for another body, or none.
     pub(super) schema: Option<BodySchema>,
 }
@@ -83,7 +106,7 @@ pub(super) const fn json(status: u16, text: &'static str, schema: BodySchema) ->
     Answer {
         status,
         text,
-        media_type: "application/json",
+        media_type: Some("application/json"),
         schema: Some(schema),
     }
 }
@@ -93,7 +116,17 @@ pub(super) const fn other(status: u16, text: &'static str, media_type: &'static 
     Answer {
         status,
         text,
-        media_type,
+        media_type: Some(media_type),
+        schema: None,
+    }
+}
+
+/// An answer without a body.
+pub(super) const fn empty(status: u16, text: &'static str) -> Answer {
+    Answer {
+        status,
+        text,
+        media_type: None,
         schema: None,
     }
 }

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::web::access::Right;
 use crate::web::filter::Since;
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, other, query, schema_of};
+use crate::web::route::{Parameter, Route, empty, json, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId};
 use naq_protocol::{JobId, QueueName, Reason, State as JobState, Timestamp};
@@ -56,7 +56,7 @@ pub(super) const ROUTES: &[Route] = &[
         GROUP,
         SINCE,
         query("limit", "Most jobs in the answer, 1 to 500", "100"),
-        query("cursor", "`next` of an earlier answer", ""),
+        query("cursor", "`next` of an earlier answer", "").of_schema("failed_cursor"),
     ])
     .answers(&[json(200, "A page of failed jobs", schema_of::<Failed>)])
     .problems(&[&problem::BAD_REQUEST]),
@@ -97,10 +97,9 @@ pub(super) const ROUTES: &[Route] = &[
         |method| on(method, discard),
     )
     .parameters(&[JOB, DRY_RUN])
-    .answers(&[other(
+    .answers(&[empty(
         204,
         "The job is discarded, or exists, with `dry_run`",
-        "application/json",
     )])
     .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];

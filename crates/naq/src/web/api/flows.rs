@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
 use axum::{Extension, Json};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
 use super::jobs::JOB;
@@ -18,7 +19,9 @@ use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, json, query, schema_of};
 use crate::web::state::Web;
 use naq_client::DependencyNode;
-use naq_protocol::{Dependency, Flow, JobId, QueueName, Reason, State as JobState};
+use naq_protocol::{
+    Dependency, Envelope, FLOW_JOBS_MAX, Flow, JobId, QueueName, Reason, State as JobState,
+};
 
 /// The queue of jobs for which neither the flow nor the request names one.
 const QUEUE_DEFAULT: &str = "default";
@@ -74,12 +77,30 @@ pub(super) const ROUTES: &[Route] = &[
 
 /// A flow.
 #[derive(schemars::JsonSchema)]
-#[schemars(rename = "flow")]
+#[schemars(rename = "flow", deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the body, which is parsed as a flow")]
 struct FlowBody {
     /// The envelopes of its jobs, by their names. A job names those that it depends on in `depends_on`, and
     /// its queue in `queue`.
-    jobs: serde_json::Map<String, serde_json::Value>,
+    #[schemars(schema_with = "member_envelopes")]
+    jobs: (),
+}
+
+/// The schema of the envelopes of a flow. An envelope has no id, which is derived from its name.
+fn member_envelopes(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": FLOW_JOBS_MAX,
+        "propertyNames": generator.subschema_for::<JobId>(),
+        "additionalProperties": {
+            "allOf": [generator.subschema_for::<Envelope>()],
+            "properties": {
+                "job_id": {"type": "null"},
+                "queue": generator.subschema_for::<QueueName>(),
+            },
+        },
+    })
 }
 
 /// A flow that is enqueued.

@@ -278,7 +278,7 @@ async fn show(
 }
 
 /// A wait of at most [`WAIT_MAX`].
-pub(super) fn wait(text: &str) -> Result<Duration, String> {
+pub(in crate::web) fn wait(text: &str) -> Result<Duration, String> {
     let wait = naq_protocol::units::parse_duration(text)?;
     match wait <= WAIT_MAX {
         true => Ok(wait),

@@ -16,7 +16,7 @@ use super::submit::parse_object;
 use crate::web::access::Right;
 use crate::web::overview::Facts;
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
+use crate::web::route::{Parameter, Route, empty, json, path, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{BrokerError, BrokerErrorKind, ClientError, QueueInfo, QueueSettings};
 use naq_protocol::{QueueName, Timestamp};
@@ -74,11 +74,7 @@ pub(super) const ROUTES: &[Route] = &[
             schema_of::<QueueState>,
         ),
         json(201, "The queue is created", schema_of::<QueueState>),
-        other(
-            204,
-            "The queue would be created, with `dry_run`",
-            "application/json",
-        ),
+        empty(204, "The queue would be created, with `dry_run`"),
     ])
     .problems(&[
         &problem::BAD_REQUEST,
@@ -98,13 +94,13 @@ pub(super) const ROUTES: &[Route] = &[
             "jobs",
             "Number of its jobs, queued, running and delayed, as the sender saw it",
             "0",
-        ),
+        )
+        .required(),
         DRY_RUN,
     ])
-    .answers(&[other(
+    .answers(&[empty(
         204,
         "The queue is removed, or would be, with `dry_run`",
-        "application/json",
     )])
     .problems(&[
         &problem::BAD_REQUEST,
@@ -136,6 +132,7 @@ struct NewSettings {
     max_running: Option<NonZeroU32>,
     /// Number of servers that keep a copy. Absent means no change, or the default for a new queue.
     #[serde(default)]
+    #[schemars(range(max = 5))]
     replicas: Option<std::num::NonZeroUsize>,
 }
 
@@ -259,6 +256,9 @@ async fn info_of(queue: &naq_client::Queue) -> Result<Option<QueueInfo>, ClientE
         Ok(info) => Ok(Some(info)),
         Err(ClientError::Broker(BrokerError::QueueNotFound(_))) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
 /// The problem of a setting that NATS refuses, such as more replicas than the cluster has servers.
 fn refused_setting(error: ClientError) -> Problem {
     let is_refused =
@@ -266,9 +266,6 @@ fn refused_setting(error: ClientError) -> Problem {
     match is_refused {
         true => Problem::new(&problem::REFUSED, error.to_string()),
         false => error.into(),
-    }
-}
-
     }
 }
 

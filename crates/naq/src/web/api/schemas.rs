@@ -11,13 +11,13 @@ use crate::web::route::{Route, other, path};
 use naq_protocol::{SCHEMAS, schema};
 
 pub(super) const ROUTES: &[Route] = &[Route::get(
-    "/schemas/{name}",
+    "/schemas/{schema}",
     Right::View,
     "Show the JSON Schema of a wire type",
     |method| on(method, show),
 )
 .parameters(&[path(
-    "name",
+    "schema",
     "envelope, record, schedule, worker or scheduler",
     "envelope",
 )])

@@ -66,7 +66,7 @@ enum OneOrMany {
     /// An envelope.
     One(Box<Envelope>),
     /// Envelopes, at most 1,000.
-    Many(Vec<Envelope>),
+    Many(#[schemars(length(max = ARRAY_MAX))] Vec<Envelope>),
 }
 
 /// The body of an answer.

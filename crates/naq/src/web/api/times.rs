@@ -33,7 +33,7 @@ const COUNT: Parameter = query("count", "Number of times, 1 to 1000", "5");
 
 pub(super) const ROUTES: &[Route] = &[
     Route::get("/api/cron/explain", Right::View, "Explain a cron expression, and name its coming times", |method| on(method, explain)).parameters(&[
-            query("expr", "The cron expression", "30 3 * * 1-5"),
+            query("expr", "The cron expression", "30 3 * * 1-5").required(),
             query("tz", "Its time zone; UTC if absent", "Europe/Berlin"),
             COUNT,
         ]).answers(&[json(200, "What it means", schema_of::<CronExplanation>)]).problems(&[&problem::BAD_REQUEST, &problem::REFUSED]),
@@ -105,7 +105,13 @@ struct Ticks {
 
 /// When a job is to start: either field.
 #[derive(Deserialize, schemars::JsonSchema)]
-#[schemars(rename = "new_start")]
+#[schemars(
+    rename = "new_start",
+    extend("oneOf" = [
+        {"required": ["at"], "properties": {"at": {"type": "string"}}},
+        {"required": ["in"], "properties": {"in": {"type": ["string", "number"]}}},
+    ])
+)]
 #[serde(deny_unknown_fields)]
 struct NewStart {
     /// At this time.
