@@ -24,7 +24,7 @@ bench *options:
 
 # Write the checked-in schemas from the types.
 schemas:
-    for name in envelope record schedule worker scheduler output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
+    for name in envelope record schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
 
 # A long chaos run: how many jobs, how many kills, on `one` or `three` servers.
 chaos jobs="100000" kills="1000" servers="one" seed="":

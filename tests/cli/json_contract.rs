@@ -299,6 +299,13 @@ fn check_queues(contract: &mut Contract) {
     contract.prints("layout", &["server", "check"]);
     contract.prints("queue", &["queue", "list"]);
     contract.prints("queue_change", &["queue", "remove", "extra", "--yes"]);
+    assert!(
+        contract
+            .prints("audit_entry", &["audit", "--action", "queue"])
+            .len()
+            >= 4
+    );
+    contract.fails(2, "usage", &["audit", "--action", "queue.jump"]);
 }
 
 fn check_schedules(naq: &Naq, contract: &mut Contract) {

@@ -1,5 +1,6 @@
 //! Verbs as a user runs them, apart from those that README.md shows.
 
+mod audit;
 mod bulk;
 mod completions;
 mod cron;

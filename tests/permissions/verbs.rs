@@ -180,6 +180,7 @@ fn read_as_reader(fleet: &Fleet) {
         (0, &["events"]),
         (0, &["failed", "list"]),
         (0, &["failed", "show", "fails"]),
+        (0, &["audit"]),
         (0, &["server", "check"]),
     ] {
         fleet.exits(code, "reader", verb);
@@ -269,5 +270,26 @@ fn queues(fleet: &Fleet) {
         &["server", "check", "--fix"],
     ] {
         fleet.run("operator", verb);
+    }
+    // each change of the operator is in the audit, which the reader reads
+    let audit = fleet.run("reader", &["audit", "--limit", "1000", "--json"]);
+    for action in [
+        "schedule.add",
+        "schedule.apply",
+        "schedule.delete",
+        "job.cancel",
+        "job.retry",
+        "job.ttl",
+        "job.reschedule",
+        "job.trigger",
+        "failed.discard",
+        "queue.set",
+        "queue.purge",
+        "queue.remove",
+    ] {
+        assert!(
+            audit.contains(&format!("\"{action}\"")),
+            "{action}: {audit}"
+        );
     }
 }

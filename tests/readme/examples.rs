@@ -14,7 +14,7 @@ use crate::harness::nats::{TEST_TIMEOUT, TestServer, naq as program};
 const ENDLESS: &[&str] = &["worker", "scheduler", "dashboard", "dev", "server start"];
 
 /// Examples that run until a signal comes, of verbs of which others end.
-const ENDLESS_OPTIONS: &[&str] = &["--follow --state", "--watch", "--exec"];
+const ENDLESS_OPTIONS: &[&str] = &["--follow --state", "--follow --action", "--watch", "--exec"];
 
 /// How long an endless example has to run to count.
 const ENDLESS_RUN: Duration = Duration::from_millis(800);

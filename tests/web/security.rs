@@ -27,6 +27,7 @@ fn protected() -> Vec<(String, String)> {
         ("POST".to_owned(), "/jobs/job/cancel".to_owned()),
         ("POST".to_owned(), "/jobs/job/retry".to_owned()),
         ("POST".to_owned(), "/logout".to_owned()),
+        ("GET".to_owned(), "/audit".to_owned()),
         ("POST".to_owned(), "/failed/retry".to_owned()),
         ("POST".to_owned(), "/failed/discard".to_owned()),
         ("POST".to_owned(), "/failed/x/retry".to_owned()),

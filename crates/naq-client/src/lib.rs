@@ -52,6 +52,7 @@
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
+mod audit;
 mod bulk;
 mod cancel;
 mod client;
@@ -89,6 +90,7 @@ mod unclaimed;
 mod waiter;
 mod waiting;
 
+pub use audit::{AuditActionFilter, AuditFilter, AuditFollow, AuditList, AuditPage, AuditRecord};
 pub use bulk::BulkEnqueue;
 pub use cancel::CancelOutcome;
 pub use client::Client;
@@ -125,12 +127,12 @@ pub use naq_core::{
     StartDelay, StartDelayError, WaitCause,
 };
 pub use naq_jetstream::{
-    AccountNames, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation, ConnectFailure,
-    ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial, DeniedAction,
-    InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream, OutputStream,
-    PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery, Remedy,
-    ResultsPurgeSummary, Role, RoleUser, SettingDifference, StorageUsage, UserKey, UsersConfig,
-    needed_role,
+    AccountNames, AuditWriter, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation,
+    ConnectFailure, ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial,
+    DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream,
+    OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery,
+    Remedy, ResultsPurgeSummary, Role, RoleUser, SettingDifference, StorageUsage, UserKey,
+    UsersConfig, needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{
@@ -138,9 +140,10 @@ pub use naq_jetstream::{
     text_of_file,
 };
 pub use naq_protocol::{
-    Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,
-    EnvelopeError, Flow, FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap,
-    QueueName, Reason, Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule,
-    ScheduleId, ScheduleProgress, ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin,
-    Timestamp, UnknownFields, WorkerInfo, WorkerState, units,
+    Argument, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, CapturedOutput,
+    Dependency, DependencyCondition, Envelope, EnvelopeError, Flow, FlowMember, InvalidName, JobId,
+    JobProgress, LeaderInfo, Misfire, Overlap, QueueName, Reason, Record, RejectReason,
+    ResourceLimits, ResourceUsage, RetryDelay, Schedule, ScheduleId, ScheduleProgress,
+    ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin, Timestamp, UnknownFields,
+    WorkerInfo, WorkerState, units,
 };

@@ -45,12 +45,14 @@
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
+mod audit;
 mod clock_skew;
 mod failure_group;
 mod job;
 mod retry_backoff;
 mod schedule;
 
+pub use audit::{AuditActor, AuditChange, audit_entry};
 pub use clock_skew::{CLOCK_SKEW_MAX, ClockSkew};
 pub use failure_group::{FAILURE_ERROR_CHARS_MAX, FailureGroup, failure_group};
 pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};

@@ -5,6 +5,8 @@
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
+mod audit;
+mod audit_writer;
 mod bench_publish;
 mod broker;
 mod connection;
@@ -42,6 +44,8 @@ mod user_database;
 mod watch;
 mod workers;
 
+pub use audit::{AuditListing, StoredAuditEntry};
+pub use audit_writer::AuditWriter;
 pub use broker::{Broker, REQUEST_TIMEOUT};
 pub use connection::connect::DENIALS_LOG_TARGET;
 pub use connection::connect_failure::ConnectFailure;

@@ -1,5 +1,6 @@
 //! All names of subjects, streams, buckets and consumers.
 
+use crate::audit_writer::AuditWriter;
 use naq_protocol::{JobId, QueueName, ScheduleId, check_prefix};
 
 /// The names that naq uses on a server, under one prefix. Naqs with different prefixes are
@@ -467,6 +468,36 @@ impl Names {
         format!("{}.log.*", self.prefix)
     }
 
+    /// The stream of the audit.
+    #[must_use]
+    pub fn audit_stream(&self) -> String {
+        format!("{}_audit", self.prefix)
+    }
+
+    /// The subject of an entry of the audit about an action, such as `queue.purge`.
+    #[must_use]
+    pub fn audit(&self, writer: AuditWriter, action: &str) -> String {
+        format!("{}.audit.{}.{action}", self.prefix, writer.token())
+    }
+
+    /// The subjects of all entries of a writer.
+    #[must_use]
+    pub fn audit_of_writer(&self, writer: AuditWriter) -> String {
+        self.audit(writer, ">")
+    }
+
+    /// The subjects of all entries of the audit.
+    #[must_use]
+    pub fn all_audit(&self) -> String {
+        format!("{}.audit.>", self.prefix)
+    }
+
+    /// The writer's token and the action in the subject of an entry. `None` for any other subject.
+    pub(crate) fn parse_audit<'s>(&self, subject: &'s str) -> Option<(&'s str, &'s str)> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        rest.strip_prefix(".audit.")?.split_once('.')
+    }
+
     /// The bucket of schedules.
     #[must_use]
     pub fn schedules_bucket(&self) -> String {
@@ -578,7 +609,11 @@ mod tests {
     fn streams(names: &Names, queues: &[String]) -> Vec<String> {
         let queues = queues.iter().map(|queue| QueueName::new(queue).unwrap());
         let mut streams: Vec<_> = queues.map(|queue| names.queue_stream(&queue)).collect();
-        streams.extend([names.dead_letter_stream(), names.logs_stream()]);
+        streams.extend([
+            names.dead_letter_stream(),
+            names.logs_stream(),
+            names.audit_stream(),
+        ]);
         streams.push(format!("OBJ_{}", names.files_bucket()));
         let buckets = [
             names.results_bucket(),
@@ -636,6 +671,16 @@ mod tests {
         assert_eq!(names.queue_of_job(&later), None);
         assert_eq!(names.queue_of_job("naqs.queue.build"), None);
         assert_eq!(names.queue_of_job("naq"), None);
+    }
+
+    #[test]
+    fn the_subject_of_an_audit_entry_names_its_writer_and_action() {
+        let names = Names::new("naq").unwrap();
+        let subject = names.audit(AuditWriter::CommandLine, "queue.purge");
+        assert_eq!(subject, "naq.audit.cli.queue.purge");
+        assert_eq!(names.parse_audit(&subject), Some(("cli", "queue.purge")));
+        assert_eq!(names.parse_audit("naq.audit.cli"), None);
+        assert_eq!(names.parse_audit("naq.auditor.cli.x"), None);
     }
 
     #[test]

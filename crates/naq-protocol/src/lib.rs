@@ -49,6 +49,7 @@
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod argument;
+mod audit;
 mod closest_match;
 mod dependency;
 mod digest;
@@ -87,6 +88,9 @@ mod wire_name;
 mod worker;
 
 pub use argument::Argument;
+pub use audit::{
+    AUDIT_NAME_CHARS_MAX, AUDIT_TEXT_CHARS_MAX, AuditAction, AuditEntry, AuditInterface,
+};
 pub use closest_match::closest_match;
 pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
 pub use digest::is_equivalent;

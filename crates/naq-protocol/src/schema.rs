@@ -1,5 +1,6 @@
 //! JSON Schemas of the wire types, for programs in other languages.
 
+use crate::audit::AuditEntry;
 use crate::envelope::Envelope;
 use crate::record::Record;
 use crate::schedule::Schedule;
@@ -7,7 +8,14 @@ use crate::scheduler::SchedulerInfo;
 use crate::worker::WorkerInfo;
 
 /// The names that [`schema`] accepts, in the order in which users see them.
-pub const SCHEMAS: [&str; 5] = ["envelope", "record", "schedule", "worker", "scheduler"];
+pub const SCHEMAS: [&str; 6] = [
+    "envelope",
+    "record",
+    "schedule",
+    "worker",
+    "scheduler",
+    "audit",
+];
 
 /// The JSON Schema of a wire type by its name, as indented JSON with a final newline: the same bytes
 /// as in `schemas/`. `None` if the name is not in [`SCHEMAS`].
@@ -19,6 +27,7 @@ pub fn schema(name: &str) -> Option<String> {
         "schedule" => schemars::schema_for!(Schedule),
         "worker" => schemars::schema_for!(WorkerInfo),
         "scheduler" => schemars::schema_for!(SchedulerInfo),
+        "audit" => schemars::schema_for!(AuditEntry),
         _ => return None,
     };
     let mut text = format!("{:#}", schema.as_value());

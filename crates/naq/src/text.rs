@@ -1,5 +1,6 @@
 //! Formats times, sizes, numbers and outcomes for people, in terminals and on pages.
 
+pub(crate) mod audit;
 pub(crate) mod waiting;
 
 use std::time::Duration;

@@ -49,7 +49,7 @@ impl Broker {
         const DOING: &str = "listing streams";
         let existing = self.stream_names(DOING).await?;
         let mut recreated = Vec::new();
-        for spec in StreamSpec::all(&self.names) {
+        for spec in StreamSpec::of_workers(&self.names) {
             if existing.contains(&spec.name) {
                 self.layout.mark_existing(&spec.name);
             } else if self.layout.existed(&spec.name) {

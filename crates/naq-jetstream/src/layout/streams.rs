@@ -21,6 +21,19 @@ const LOGS_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Maximum size of the live output that is kept, in bytes.
 const LOGS_BYTES_MAX: i64 = 256 << 20;
 
+/// How long entries of the audit are kept: they name people.
+const AUDIT_AGE_MAX: Duration = Duration::from_secs(180 * 86_400);
+
+/// Maximum number of entries of the audit.
+const AUDIT_ENTRIES_MAX: i64 = 100_000;
+
+/// Maximum number of entries of one action by one kind of writer, so that what is done often evicts only itself.
+const AUDIT_ENTRIES_PER_SUBJECT_MAX: i64 = 20_000;
+
+/// Maximum size of an entry of the audit, in bytes. A limit of the whole stream in bytes would reserve storage,
+/// which a small account lacks.
+const AUDIT_ENTRY_BYTES_MAX: i64 = 16 << 10;
+
 /// A stream, or the stream behind a bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamSpec {
@@ -234,6 +247,24 @@ impl StreamSpec {
         spec
     }
 
+    /// The stream of the audit, which is bounded.
+    pub(crate) fn audit(names: &Names) -> StreamSpec {
+        let settings = vec![
+            Setting::subjects(vec![names.all_audit()]),
+            Setting::required("retention", "limits"),
+            Setting::advised("discard", "old"),
+            Setting::required("allow_direct", true),
+            Setting::initial("deny_delete", true),
+            Setting::initial("max_age", nanos(AUDIT_AGE_MAX)),
+            Setting::initial("max_bytes", -1),
+            Setting::initial("max_msgs", AUDIT_ENTRIES_MAX),
+            Setting::initial("max_msgs_per_subject", AUDIT_ENTRIES_PER_SUBJECT_MAX),
+        ];
+        let mut spec = StreamSpec::new(names.audit_stream(), "who changed what", settings);
+        spec.set_initial("max_msg_size", AUDIT_ENTRY_BYTES_MAX);
+        spec
+    }
+
     /// The stream of the object store.
     pub(crate) fn files(names: &Names) -> StreamSpec {
         let bucket = names.files_bucket();
@@ -256,6 +287,14 @@ impl StreamSpec {
 
     /// All streams and buckets but the queues.
     pub(crate) fn all(names: &Names) -> Vec<StreamSpec> {
+        let mut specs = StreamSpec::of_workers(names);
+        specs.push(StreamSpec::audit(names));
+        specs
+    }
+
+    /// Those that workers and schedulers create, compare and keep. They write nothing to the audit, and who
+    /// may change its settings could shorten it.
+    pub(crate) fn of_workers(names: &Names) -> Vec<StreamSpec> {
         vec![
             StreamSpec::results(names),
             StreamSpec::workers(names),

@@ -142,6 +142,10 @@ impl Broker {
         self.ensure_stream(StreamSpec::files(&self.names)).await
     }
 
+    pub(crate) async fn ensure_audit(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(StreamSpec::audit(&self.names)).await
+    }
+
     pub(crate) async fn ensure_logs(&self) -> Result<(), BrokerError> {
         match self.ensure_stream(StreamSpec::logs(&self.names)).await {
             Err(error) if is_too_small(&error) => {

@@ -3,6 +3,7 @@
 use super::operation::{Operation, reading, writing};
 use super::role::Role;
 use super::roles::Subjects;
+use crate::audit_writer::AuditWriter;
 use crate::names::Names;
 use naq_protocol::QueueName;
 
@@ -24,8 +25,25 @@ pub fn forbidden_operations(
         reading("read the answers to others", ["_INBOX.>".to_owned()]),
         reading("read all subjects", [">".to_owned()]),
     ];
+    let audit = |writer| [names.audit_of_writer(writer)];
+    if role != Role::Api {
+        operations.push(writing(
+            "record changes as a dashboard",
+            audit(AuditWriter::Dashboard),
+        ));
+    }
     if role == Role::Operator {
         return operations;
+    }
+    if role != Role::Api {
+        let stream = names.audit_stream();
+        operations.extend([
+            writing("record changes", audit(AuditWriter::CommandLine)),
+            writing(
+                "shorten the audit",
+                [format!("{api_prefix}.STREAM.UPDATE.{stream}")],
+            ),
+        ]);
     }
     operations.extend([
         writing(

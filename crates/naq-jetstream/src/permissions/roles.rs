@@ -6,6 +6,7 @@
 
 use super::operation::{Operation, Permissions, reading, writing};
 use super::role::Role;
+use crate::audit_writer::AuditWriter;
 use crate::layout::streams::StreamSpec;
 use crate::names::Names;
 use naq_protocol::QueueName;
@@ -39,6 +40,7 @@ pub fn permissions(
             subjects.reader(),
             subjects.producer(false),
             subjects.control(),
+            vec![subjects.audit()],
         ]
         .concat(),
     });
@@ -139,7 +141,9 @@ impl Subjects<'_> {
 
     /// Creates streams that do not exist, and compares those that do with what naq needs.
     fn layout(&self) -> Vec<Operation> {
-        let streams = self.all_streams();
+        let mut streams = self.queue_streams();
+        let shared = StreamSpec::of_workers(self.names).into_iter();
+        streams.extend(shared.map(|spec| spec.name));
         let removed = Self::bucket(self.names.removed_queues_bucket());
         vec![
             writing(
@@ -466,6 +470,20 @@ impl Subjects<'_> {
         ]
     }
 
+    /// Records who changed what, for users of the dashboard and as the command line.
+    fn audit(&self) -> Operation {
+        let names = self.names;
+        let create = self.api(&format!("STREAM.CREATE.{}", names.audit_stream()));
+        writing(
+            "record who changed what",
+            [
+                names.audit_of_writer(AuditWriter::Dashboard),
+                names.audit_of_writer(AuditWriter::CommandLine),
+                create,
+            ],
+        )
+    }
+
     fn operator(&self) -> Vec<Operation> {
         let names = self.names;
         let kv = StreamSpec::all(names).into_iter().filter_map(|spec| {
@@ -498,6 +516,10 @@ impl Subjects<'_> {
                 .concat(),
             ),
             writing("control workers", [names.control_of_all_workers()]),
+            writing(
+                "record who changed what",
+                [names.audit_of_writer(AuditWriter::CommandLine)],
+            ),
             reading(
                 "follow changes of jobs and schedules",
                 [names.events(), names.schedule_events()],

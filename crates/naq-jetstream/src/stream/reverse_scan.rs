@@ -118,18 +118,7 @@ impl Broker {
         until: Option<Timestamp>,
         decode: Decode<T>,
     ) -> Result<ReverseScan<T>, BrokerError> {
-        const DOING: &str = "reading a stream's state";
-        let asking = self.jetstream.get_stream(&stream);
-        let (first, last) = match self.until_denied(DOING, &stream, asking).await? {
-            Ok(found) => {
-                let state = &found.cached_info().state;
-                (state.first_sequence, state.last_sequence)
-            }
-            Err(error) if is_stream_not_found(&error) => (1, 0),
-            Err(error) => {
-                return Err(self.request_error(DOING, error));
-            }
-        };
+        let (first, last) = self.first_and_last_sequence(&stream).await?;
         let next = match until {
             None => last,
             Some(until) => self
@@ -137,7 +126,30 @@ impl Broker {
                 .await?
                 .unwrap_or(0),
         };
-        Ok(ReverseScan {
+        Ok(self.scan_reverse_from(stream, first, next, decode))
+    }
+
+    /// Reads a stream backwards, from the newest message before a sequence, or from the newest of all;
+    /// yields nothing if the stream does not exist.
+    pub(crate) async fn scan_reverse_before<T: Send + 'static>(
+        &self,
+        stream: String,
+        before: Option<u64>,
+        decode: Decode<T>,
+    ) -> Result<ReverseScan<T>, BrokerError> {
+        let (first, last) = self.first_and_last_sequence(&stream).await?;
+        let next = before.map_or(last, |before| last.min(before.saturating_sub(1)));
+        Ok(self.scan_reverse_from(stream, first, next, decode))
+    }
+
+    fn scan_reverse_from<T>(
+        &self,
+        stream: String,
+        first: u64,
+        next: u64,
+        decode: Decode<T>,
+    ) -> ReverseScan<T> {
+        ReverseScan {
             broker: self.clone(),
             stream,
             decode,
@@ -146,7 +158,21 @@ impl Broker {
             in_flight: FuturesOrdered::new(),
             ready: VecDeque::new(),
             misses: 0,
-        })
+        }
+    }
+
+    /// The range of a stream's sequences; empty if the stream does not exist.
+    async fn first_and_last_sequence(&self, stream: &str) -> Result<(u64, u64), BrokerError> {
+        const DOING: &str = "reading a stream's state";
+        let asking = self.jetstream.get_stream(stream);
+        match self.until_denied(DOING, stream, asking).await? {
+            Ok(found) => {
+                let state = &found.cached_info().state;
+                Ok((state.first_sequence, state.last_sequence))
+            }
+            Err(error) if is_stream_not_found(&error) => Ok((1, 0)),
+            Err(error) => Err(self.request_error(DOING, error)),
+        }
     }
 
     /// The sequence of the newest message in `first..=last` whose time passes, given that all older

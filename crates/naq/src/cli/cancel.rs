@@ -2,13 +2,14 @@
 
 use futures_util::{StreamExt, stream};
 
+use super::changes::Changes;
 use super::confirm::confirm;
 use super::exit::Failure;
 use super::json::CancelledJob;
 use super::render::{self, Ending};
 use super::session::Session;
-use naq_client::{CancelOutcome, Client, ClientError, JobFilter, LabelFilter};
-use naq_protocol::{JobId, QueueName, State};
+use naq_client::{AuditAction, CancelOutcome, Client, ClientError, JobFilter, LabelFilter};
+use naq_protocol::{JobId, QueueName, State, command_line};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -57,23 +58,58 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let filter = filter(&args)?;
     let client = session.connect().await?;
     let mut batch = CancelBatch::new(session, &client);
-    batch.cancel(ids).await?;
-    if let Some(filter) = filter {
-        confirm(args.yes, &format!("cancel {}", describe_filter(&filter)))?;
-        let mut before = None;
-        loop {
-            // a cancelled job moves to the front of the list, so the next page misses none
-            let page = client.list_jobs(&filter, None, before, PAGE_JOBS).await?;
-            batch
-                .cancel(page.jobs.into_iter().map(|job| job.record.job_id).collect())
-                .await?;
-            before = page.next;
-            if before.is_none() {
-                break;
-            }
+    let done = match &filter {
+        None => batch.cancel(ids.clone()).await,
+        Some(filter) => cancel_selected(&mut batch, filter, args.yes).await,
+    };
+    let mut changes = match &filter {
+        None => Changes::new(AuditAction::JobCancel),
+        Some(filter) => Changes::selected_by(AuditAction::JobCancel, filter_options(filter)),
+    };
+    match ids.as_slice() {
+        [] => changes.add_count(batch.cancelled),
+        _ if batch.cancelled == 0 => {}
+        ids => changes.add_all(ids, batch.cancelled),
+    }
+    changes.record(&client, &done).await;
+    done?;
+    batch.finish(args.wait).await
+}
+
+/// Cancels every job that a filter selects, a page at a time.
+async fn cancel_selected(
+    batch: &mut CancelBatch<'_>,
+    filter: &JobFilter,
+    yes: bool,
+) -> Result<(), Failure> {
+    confirm(yes, &format!("cancel {}", describe_filter(filter)))?;
+    let mut before = None;
+    loop {
+        // a cancelled job moves to the front of the list, so the next page misses none
+        let page = batch.client.list_jobs(filter, None, before, PAGE_JOBS);
+        let page = page.await?;
+        batch
+            .cancel(page.jobs.into_iter().map(|job| job.record.job_id).collect())
+            .await?;
+        before = page.next;
+        if before.is_none() {
+            return Ok(());
         }
     }
-    batch.finish(args.wait).await
+}
+
+/// A filter as options of the verb.
+fn filter_options(filter: &JobFilter) -> String {
+    let mut words = Vec::new();
+    if let Some(queue) = &filter.queue {
+        words.extend(["--queue".to_owned(), queue.to_string()]);
+    }
+    for label in &filter.labels {
+        let value = label.value.as_deref().map(|value| format!("={value}"));
+        let label = format!("{}{}", label.key, value.unwrap_or_default());
+        words.extend(["--label".to_owned(), label]);
+    }
+    command_line(words.iter().map(String::as_str))
 }
 
 /// The filter that selects jobs. `None` means that they are named.
@@ -111,6 +147,8 @@ struct CancelBatch<'s> {
     client: &'s Client,
     running: Vec<JobId>,
     unknown: Option<JobId>,
+    /// Jobs that were cancelled, or whose workers were asked to stop them.
+    cancelled: u64,
 }
 
 impl<'s> CancelBatch<'s> {
@@ -120,6 +158,7 @@ impl<'s> CancelBatch<'s> {
             client,
             running: Vec::new(),
             unknown: None,
+            cancelled: 0,
         }
     }
 
@@ -135,6 +174,8 @@ impl<'s> CancelBatch<'s> {
         while let Some((id, cancelled)) = cancels.next().await {
             match cancelled {
                 Ok(cancelled) => {
+                    let has_ended = matches!(cancelled, CancelOutcome::AlreadyEnded(_));
+                    self.cancelled += u64::from(!has_ended);
                     if let CancelOutcome::CancelRequested { .. } = &cancelled {
                         running.push(id.clone());
                     }

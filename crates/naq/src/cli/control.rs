@@ -1,5 +1,6 @@
 //! What `naq schedule`, `naq job` and `naq job-control` do to a schedule or to a delayed job.
 
+use super::changes::Changes;
 use super::clock;
 use super::exit::Failure;
 use super::json::{ScheduleChangeReport, ScheduleKind};
@@ -8,7 +9,7 @@ use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
 use super::times::TimeReader;
-use naq_client::{Client, ClientError, Rescheduled, ScheduleSummary};
+use naq_client::{AuditAction, Client, ClientError, Rescheduled, ScheduleSummary};
 use naq_core::ScheduleChange;
 use naq_cron::Timezone;
 use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State, Timestamp};
@@ -21,6 +22,24 @@ pub(super) enum Action {
     Resume,
     Update,
     Trigger,
+}
+
+impl Action {
+    /// What the audit calls it.
+    pub(super) fn audited(self, kind: ScheduleKind) -> AuditAction {
+        match (self, kind) {
+            (Action::Delete, ScheduleKind::Recurring) => AuditAction::ScheduleDelete,
+            (Action::Delete, ScheduleKind::Delayed) => AuditAction::JobCancel,
+            (Action::Pause, ScheduleKind::Recurring) => AuditAction::SchedulePause,
+            (Action::Pause, ScheduleKind::Delayed) => AuditAction::JobPause,
+            (Action::Resume, ScheduleKind::Recurring) => AuditAction::ScheduleResume,
+            (Action::Resume, ScheduleKind::Delayed) => AuditAction::JobResume,
+            (Action::Update, ScheduleKind::Recurring) => AuditAction::ScheduleUpdate,
+            (Action::Update, ScheduleKind::Delayed) => AuditAction::JobReschedule,
+            (Action::Trigger, ScheduleKind::Recurring) => AuditAction::ScheduleTrigger,
+            (Action::Trigger, ScheduleKind::Delayed) => AuditAction::JobTrigger,
+        }
+    }
 }
 
 /// What an update changes. A field whose option is absent stays as it is.
@@ -111,17 +130,28 @@ pub(super) async fn control_each<Id: std::fmt::Display>(
     session: &Session,
     ids: &[Id],
     verb: &str,
+    action: AuditAction,
     act: impl AsyncFn(&Client, &Id) -> Result<ActionResult, ControlError>,
 ) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let mut errors = ErrorReporter::default();
-    for id in ids {
-        match act(&client, id).await {
-            Ok(result) => print_result(session, &id.to_string(), verb, &result)?,
-            Err(ControlError::NotFound(error)) => errors.add(error),
-            Err(error) => return Err(error.into()),
+    let mut changes = Changes::new(action);
+    let done: Result<(), Failure> = async {
+        for id in ids {
+            match act(&client, id).await {
+                Ok(result) => {
+                    result.add_to(&mut changes, id);
+                    print_result(session, &id.to_string(), verb, &result)?;
+                }
+                Err(ControlError::NotFound(error)) => errors.add(error),
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(())
     }
+    .await;
+    changes.record(&client, &done).await;
+    done?;
     clock::warn_if_off(&client).await;
     errors.finish()
 }
@@ -173,6 +203,18 @@ pub(super) struct ActionResult {
 }
 
 impl ActionResult {
+    /// Whether it was done to a schedule or to a delayed job.
+    pub(super) fn kind(&self) -> ScheduleKind {
+        self.kind
+    }
+
+    /// Adds what was changed by an action on this name.
+    pub(super) fn add_to(&self, changes: &mut Changes, name: &impl ToString) {
+        if self.was_changed != Some(false) {
+            changes.add(name);
+        }
+    }
+
     fn new(kind: ScheduleKind, message: impl Into<String>) -> ActionResult {
         ActionResult {
             kind,

@@ -220,6 +220,24 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "audit",
+        &[
+            ("List the latest changes", "naq audit"),
+            (
+                "List what was purged in the last two hours",
+                "naq audit --since 2h --action purge",
+            ),
+            (
+                "List what one user has changed, for a program",
+                "naq audit --who anna --json",
+            ),
+            (
+                "Follow changes of queues",
+                "naq audit --follow --action queue",
+            ),
+        ],
+    ),
+    (
         "events",
         &[
             ("Print the latest change of each job", "naq events"),

@@ -8,15 +8,16 @@ use base64::Engine;
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::changes::Changes;
 use super::confirm::confirm;
 use super::exit::Failure;
 use super::json::{DeadLetterReport, Discarded, HeaderReport};
 use super::render::{self, Column, Ending};
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
-use naq_client::{Client, DeadLetter, DeadLetterFilter, FailureGroupId, RetryOutcome};
+use naq_client::{AuditAction, Client, DeadLetter, DeadLetterFilter, FailureGroupId, RetryOutcome};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobId, QueueName, Reason, Timestamp, escape_json};
+use naq_protocol::{JobId, QueueName, Reason, Timestamp, command_line, escape_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,6 +101,24 @@ impl FailedFilterOptions {
             && self.newer_than.is_none()
     }
 
+    /// The filters as options of the verb; `--all` if there are none.
+    fn options(&self) -> String {
+        let filters = [
+            ("--queue", self.queue.clone()),
+            ("--reason", self.reason.clone()),
+            ("--group", self.group.as_ref().map(ToString::to_string)),
+            ("--older-than", self.older_than.map(|age| age.to_string())),
+            ("--newer-than", self.newer_than.map(|age| age.to_string())),
+        ];
+        let given = filters
+            .iter()
+            .filter_map(|(option, value)| Some([*option, value.as_deref()?]));
+        match self.is_empty() {
+            true => "--all".to_owned(),
+            false => command_line(given.flatten()),
+        }
+    }
+
     fn filter(&self) -> Result<DeadLetterFilter, Failure> {
         Ok(DeadLetterFilter {
             queue: self.queue.as_ref().map(QueueName::new).transpose()?,
@@ -133,7 +152,8 @@ struct Selection {
 
 enum Selected {
     Ids(Vec<JobId>),
-    Matching(DeadLetterFilter),
+    /// The jobs of a filter, which the options say.
+    Matching(DeadLetterFilter, String),
 }
 
 impl Selection {
@@ -149,7 +169,8 @@ impl Selection {
             ));
         }
         if self.ids.is_empty() {
-            return Ok(Selected::Matching(self.filter_options.filter()?));
+            let filter = self.filter_options.filter()?;
+            return Ok(Selected::Matching(filter, self.filter_options.options()));
         }
         let ids = self.ids.iter().map(JobId::new);
         Ok(Selected::Ids(ids.collect::<Result<_, _>>()?))
@@ -334,33 +355,65 @@ async fn retry(
     selected: Selected,
     quiet: bool,
 ) -> Result<u8, Failure> {
-    let mut errors = ErrorReporter::default();
-    let filter = match selected {
-        Selected::Ids(ids) => {
-            for id in &ids {
-                let retried = match client.fetch_dead_letter(id).await {
-                    Ok(_) => client.retry(id).await,
-                    Err(error) => Err(error),
-                };
-                match retried {
-                    Ok(job_id) if !quiet => print_ids(session, &job_id, id)?,
-                    Ok(_) => {}
-                    Err(error) => errors.add(error),
-                }
-                session.progress.advance();
-            }
-            return errors.finish();
+    match selected {
+        Selected::Ids(ids) => retry_named(session, client, &ids, quiet).await,
+        Selected::Matching(filter, options) => {
+            let mut changes = Changes::selected_by(AuditAction::FailedRetry, options);
+            let done = retry_matching(session, client, &filter, quiet, &mut changes).await;
+            changes.record(client, &done).await;
+            done
         }
-        Selected::Matching(filter) => filter,
-    };
+    }
+}
+
+async fn retry_named(
+    session: &Session,
+    client: &Client,
+    ids: &[JobId],
+    quiet: bool,
+) -> Result<u8, Failure> {
+    let mut errors = ErrorReporter::default();
+    let mut changes = Changes::new(AuditAction::FailedRetry);
+    let mut printed = Ok(());
+    for id in ids {
+        let retried = match client.fetch_dead_letter(id).await {
+            Ok(_) => client.retry(id).await,
+            Err(error) => Err(error),
+        };
+        match retried {
+            Ok(job_id) => {
+                changes.add(id);
+                if !quiet && printed.is_ok() {
+                    printed = print_ids(session, &job_id, id);
+                }
+            }
+            Err(error) => errors.add(error),
+        }
+        session.progress.advance();
+    }
+    let done = errors.finish();
+    changes.record(client, &done).await;
+    printed?;
+    done
+}
+
+async fn retry_matching(
+    session: &Session,
+    client: &Client,
+    filter: &DeadLetterFilter,
+    quiet: bool,
+    changes: &mut Changes,
+) -> Result<u8, Failure> {
+    let mut errors = ErrorReporter::default();
     let (mut enqueued, mut outdated, mut open) = (0_u64, 0_u64, 0_u64);
     let mut printed = Ok(());
     client
-        .retry_dead_letters(&filter, |retried| {
+        .retry_dead_letters(filter, |retried| {
             session.progress.advance();
             match retried {
                 RetryOutcome::Enqueued { job_id, rerun_of } => {
                     enqueued += 1;
+                    changes.add_count(1);
                     if !quiet && printed.is_ok() {
                         printed = print_ids(session, &job_id, &rerun_of);
                     }
@@ -390,24 +443,8 @@ async fn discard(
     yes: bool,
 ) -> Result<u8, Failure> {
     let discarded = match selected {
-        Selected::Ids(ids) => {
-            let mut jobs = Vec::new();
-            for id in &ids {
-                jobs.push(client.fetch_dead_letter(id).await?);
-                session.progress.advance();
-            }
-            confirm(
-                yes,
-                &format!("discard {}", render::count(jobs.len() as u64, "failed job")),
-            )?;
-            let mut discarded = 0;
-            for job in &jobs {
-                discarded += u64::from(client.discard_dead_letter(job).await?);
-                session.progress.advance();
-            }
-            discarded
-        }
-        Selected::Matching(mut filter) => {
+        Selected::Ids(ids) => discard_named(session, client, &ids, yes).await?,
+        Selected::Matching(mut filter, options) => {
             if !yes {
                 let count = client.count_dead_letters(&filter).await?;
                 // jobs that fail while the question is open are not part of it
@@ -416,7 +453,15 @@ async fn discard(
                 confirm(yes, &format!("discard {jobs}"))?;
                 session.progress.advance();
             }
-            client.discard_dead_letters(&filter).await?
+            let discarded = client.discard_dead_letters(&filter).await;
+            let done = discarded.map_err(Failure::from);
+            let mut changes = Changes::selected_by(AuditAction::FailedDiscard, options);
+            match &done {
+                Ok(discarded) => changes.add_count(*discarded),
+                Err(_) => changes.add_unknown(),
+            }
+            changes.record(client, &done).await;
+            done?
         }
     };
     if session.json {
@@ -426,4 +471,37 @@ async fn discard(
         render::print_line(format_args!("{jobs} discarded"))?;
     }
     Ok(0)
+}
+
+/// Discards these failed jobs. Returns how many still existed.
+async fn discard_named(
+    session: &Session,
+    client: &Client,
+    ids: &[JobId],
+    yes: bool,
+) -> Result<u64, Failure> {
+    let mut jobs = Vec::new();
+    for id in ids {
+        jobs.push(client.fetch_dead_letter(id).await?);
+        session.progress.advance();
+    }
+    confirm(
+        yes,
+        &format!("discard {}", render::count(jobs.len() as u64, "failed job")),
+    )?;
+    let mut changes = Changes::new(AuditAction::FailedDiscard);
+    let done: Result<u64, Failure> = async {
+        let mut discarded = 0;
+        for job in &jobs {
+            if client.discard_dead_letter(job).await? {
+                discarded += 1;
+                changes.add(&job.job_id);
+            }
+            session.progress.advance();
+        }
+        Ok(discarded)
+    }
+    .await;
+    changes.record(client, &done).await;
+    done
 }

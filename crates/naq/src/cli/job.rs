@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::control::{Action, ChangeOptions, control_delayed_job, control_each};
 use super::exit::Failure;
+use super::json::ScheduleKind;
 use super::schedule_options::ScheduleOptions;
 use super::session::Session;
 use naq_protocol::JobId;
@@ -89,7 +90,8 @@ async fn control(
     options: &ChangeOptions,
 ) -> Result<u8, Failure> {
     let ids: Vec<JobId> = ids.iter().map(JobId::new).collect::<Result<_, _>>()?;
-    control_each(session, &ids, verb, async |client, id| {
+    let audited = action.audited(ScheduleKind::Delayed);
+    control_each(session, &ids, verb, audited, async |client, id| {
         control_delayed_job(session, client, id, action, options).await
     })
     .await

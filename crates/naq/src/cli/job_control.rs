@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use super::changes::Changes;
 use super::clock;
 use super::control::{
     Action, ActionResult, ChangeOptions, ControlError, control_delayed_job, control_schedule,
@@ -88,6 +89,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         result = found(control_delayed_job(session, &client, &id, action, &args.options).await)?;
     }
     let result = result.ok_or_else(|| not_scheduled_error(&id))?;
+    let mut changes = Changes::new(action.audited(result.kind()));
+    result.add_to(&mut changes, &id);
+    changes.record(&client, &Ok(())).await;
     print_result(session, id.as_str(), args.action.as_str(), &result)?;
     clock::warn_if_off(&client).await;
     Ok(0)

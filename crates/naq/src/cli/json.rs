@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::local_server::{Origin, ServerState, ServerStatus};
 use crate::text::waiting::Why;
-use naq_client::{DeadLetterGroup, JobEvent, JobSummary};
+use naq_client::{AuditRecord, DeadLetterGroup, JobEvent, JobSummary};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     Dependency, JobId, LeaderInfo, Misfire, Overlap, QueueName, Reason, ScheduleId, State,
@@ -630,6 +630,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<DeadLetterReport>(),
         generator.subschema_for::<DeadLetterGroup>(),
         generator.subschema_for::<Discarded>(),
+        generator.subschema_for::<AuditRecord>(),
         generator.subschema_for::<QueueReport>(),
         generator.subschema_for::<QueueChange>(),
         generator.subschema_for::<ResultsPurged>(),

@@ -2,8 +2,10 @@
 //!
 //! Only this room prints, and only this room reads `config`.
 
+mod audit;
 mod bench;
 mod cancel;
+mod changes;
 mod clock;
 mod complete;
 mod completions;
@@ -127,6 +129,11 @@ enum Verb {
     Job(job::Args),
     /// List, group, show, retry or discard failed jobs
     Failed(failed::Args),
+    /// List who changed what, how many, and from where
+    ///
+    /// Each change by the dashboard or by a command leaves an entry, except for `naq run` and `naq enqueue`. A
+    /// command can only claim who runs it, and such a name is marked.
+    Audit(audit::Args),
     /// Print changes of jobs' states, or run a command for each
     Events(events::Args),
     /// Add, list, change, apply or delete schedules
@@ -328,6 +335,7 @@ fn time_limit(verb: &Verb) -> Option<Duration> {
         Verb::Result(args) => args.is_endless(),
         Verb::Cancel(args) => args.is_endless(),
         Verb::Jobs(args) => args.is_endless(),
+        Verb::Audit(args) => args.is_endless(),
         Verb::Scheduler(args) => args.is_endless(),
         _ => false,
     };
@@ -370,6 +378,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Jobs(args) => jobs::run(session, args).await,
         Verb::Job(args) => job::run(session, args).await,
         Verb::Failed(args) => failed::run(session, args).await,
+        Verb::Audit(args) => audit::run(session, args).await,
         Verb::Events(args) => events::run(session, args).await,
         Verb::Schedule(args) => schedule::run(session, *args).await,
         Verb::Schedules(args) | Verb::ListScheduled(args) => {

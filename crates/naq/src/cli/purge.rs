@@ -1,5 +1,6 @@
 //! `naq purge`: queues' jobs, as the Python library calls it, or the results of ended jobs.
 
+use super::changes::Changes;
 use super::confirm::confirm;
 use super::exit::Failure;
 use super::failed::time_before_now;
@@ -7,6 +8,7 @@ use super::json::ResultsPurged;
 use super::queue::purge::purge_queues;
 use super::render;
 use super::session::Session;
+use naq_client::AuditAction;
 use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
@@ -38,7 +40,19 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     confirm(args.yes, &format!("remove the results of {which}"))?;
     let purged = client
         .purge_results(args.older_than.map(time_before_now))
-        .await?;
+        .await
+        .map_err(Failure::from);
+    let options = match args.older_than {
+        Some(age) => format!("--older-than {age}"),
+        None => "--results".to_owned(),
+    };
+    let mut changes = Changes::selected_by(AuditAction::ResultsPurge, options);
+    match &purged {
+        Ok(purged) => changes.add_count(purged.jobs),
+        Err(_) => changes.add_unknown(),
+    }
+    changes.record(&client, &purged).await;
+    let purged = purged?;
     if session.json {
         render::print_json(&ResultsPurged {
             action: "results_purged",

@@ -6,12 +6,16 @@ use std::num::NonZeroU32;
 
 use clap::Subcommand;
 
+use super::changes::Changes;
 use super::confirm::confirm;
 use super::exit::Failure;
 use super::json::{QueueChange, QueueReport};
 use super::render::{self, Column};
 use super::session::Session;
-use naq_client::{BrokerError, ClientError, QueueInfo, QueueName, QueueSettings, WorkerInfo};
+use naq_client::{
+    AuditAction, BrokerError, Client, ClientError, Queue, QueueInfo, QueueName, QueueSettings,
+    WorkerInfo,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -90,9 +94,9 @@ fn parse_max_running(text: &str) -> Result<MaxRunning, String> {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match args.verb.unwrap_or(QueueVerb::List(ListArgs {})) {
-        QueueVerb::List(args) => return list(session, args).await,
-        QueueVerb::Purge(args) => return purge::run(session, args).await,
-        QueueVerb::Remove { names, yes } => return remove(session, &names.queues, yes).await,
+        QueueVerb::List(args) => list(session, args).await,
+        QueueVerb::Purge(args) => purge::run(session, args).await,
+        QueueVerb::Remove { names, yes } => remove(session, &names.queues, yes).await,
         QueueVerb::Add {
             names,
             max_running,
@@ -103,11 +107,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 max_running,
                 ack_wait: session.settings().ack_wait,
             };
-            let client = session.connect().await?;
-            for name in &names.queues {
-                client.queue(name)?.add(&settings).await?;
-                print_change(session, name, "added")?;
-            }
+            let change = async |queue: &Queue| queue.add(&settings).await;
+            change_each(session, &names, AuditAction::QueueAdd, "added", change).await
         }
         QueueVerb::Set {
             names,
@@ -121,38 +122,66 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             }
             // the flag of this name is a setting of every verb, which has checked its value
             let replicas = replicas.and(session.settings().replicas);
-            let client = session.connect().await?;
-            for name in &names.queues {
-                let queue = client.queue(name)?;
+            let change = async |queue: &Queue| {
                 if let Some(MaxRunning(count)) = max_running {
                     queue.set_max_running(count).await?;
                 }
                 if let Some(count) = replicas {
                     queue.set_replicas(count).await?;
                 }
-                print_change(session, name, "set")?;
-            }
+                Ok(())
+            };
+            change_each(session, &names, AuditAction::QueueSet, "set", change).await
         }
         QueueVerb::Pause(names) => {
-            let client = session.connect().await?;
-            for name in &names.queues {
-                client.queue(name)?.pause().await?;
-                print_change(session, name, "paused")?;
-            }
+            let pause = async |queue: &Queue| queue.pause().await;
+            change_each(session, &names, AuditAction::QueuePause, "paused", pause).await
         }
         QueueVerb::Resume(names) => {
-            let client = session.connect().await?;
-            for name in &names.queues {
-                client.queue(name)?.resume().await?;
-                print_change(session, name, "resumed")?;
-            }
+            let resume = async |queue: &Queue| queue.resume().await;
+            change_each(session, &names, AuditAction::QueueResume, "resumed", resume).await
         }
     }
-    Ok(0)
+}
+
+/// Carries out a change on each queue, and prints it as `done`.
+async fn change_each(
+    session: &Session,
+    names: &NameArgs,
+    action: AuditAction,
+    done: &str,
+    change: impl AsyncFn(&Queue) -> Result<(), ClientError>,
+) -> Result<u8, Failure> {
+    let client = session.connect().await?;
+    let mut changes = Changes::new(action);
+    let changed: Result<(), Failure> = async {
+        for name in &names.queues {
+            change(&client.queue(name)?).await?;
+            changes.add(name);
+            print_change(session, name, done)?;
+        }
+        Ok(())
+    }
+    .await;
+    changes.record(&client, &changed).await;
+    changed.map(|()| 0)
 }
 
 async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, Failure> {
     let client = session.connect().await?;
+    let mut changes = Changes::new(AuditAction::QueueRemove);
+    let removed = remove_each(session, &client, queues, yes, &mut changes).await;
+    changes.record(&client, &removed).await;
+    removed.map(|()| 0)
+}
+
+async fn remove_each(
+    session: &Session,
+    client: &Client,
+    queues: &[String],
+    yes: bool,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
     for name in queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
@@ -166,6 +195,7 @@ async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, F
         }
         confirm(yes, &format!("remove the queue {name} and its {what}"))?;
         queue.remove().await?;
+        changes.add_with(name, jobs);
         if session.json {
             render::tolerate_closed_output(render::print_json(&QueueChange {
                 queue: name,
@@ -178,7 +208,7 @@ async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, F
             render::tolerate_closed_output(render::print_line(line))?;
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Reports a change to programs; a person sees from the exit code that it was made.

@@ -1,12 +1,13 @@
 //! `naq retry`
 
+use super::changes::Changes;
 use super::enqueue::{wait_and_show, wait_for_all};
 use super::exit::Failure;
 use super::job_output::FullOption;
 use super::json::Rerun;
 use super::render;
 use super::session::Session;
-use naq_client::{Client, ClientError};
+use naq_client::{AuditAction, Client, ClientError, Rerun as PreparedRerun};
 use naq_protocol::JobId;
 
 #[derive(Debug, clap::Args)]
@@ -46,15 +47,24 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return retry_and_wait(session, &client, &ids, args.full).await;
     }
     let mut errors = ErrorReporter::default();
+    let mut changes = Changes::new(AuditAction::JobRetry);
+    let mut printed = Ok(());
     for id in &ids {
         match client.retry(id).await {
-            Ok(job_id) if !args.quiet => print_ids(session, &job_id, id)?,
-            Ok(_) => {}
+            Ok(job_id) => {
+                changes.add(id);
+                if !args.quiet && printed.is_ok() {
+                    printed = print_ids(session, &job_id, id);
+                }
+            }
             Err(error) => errors.add(error),
         }
         session.progress.advance();
     }
-    errors.finish()
+    let done = errors.finish();
+    changes.record(&client, &done).await;
+    printed?;
+    done
 }
 
 async fn retry_and_wait(
@@ -69,17 +79,28 @@ async fn retry_and_wait(
     }
     let new: Vec<JobId> = reruns.iter().map(|rerun| rerun.job_id().clone()).collect();
     let [only] = new.as_slice() else {
-        for rerun in reruns {
-            rerun.enqueue().await?;
-        }
+        enqueue_all(client, reruns).await?;
         return wait_for_all(session, client, &new).await;
     };
     // watched before it is enqueued, so that no change is missed
     let waiter = client.waiter(std::slice::from_ref(only)).await?;
-    for rerun in reruns {
-        rerun.enqueue().await?;
-    }
+    enqueue_all(client, reruns).await?;
     wait_and_show(session, client, only, waiter, option).await
+}
+
+async fn enqueue_all(client: &Client, reruns: Vec<PreparedRerun>) -> Result<(), Failure> {
+    let mut changes = Changes::new(AuditAction::JobRetry);
+    let done: Result<(), Failure> = async {
+        for rerun in reruns {
+            let of = rerun.rerun_of().clone();
+            rerun.enqueue().await?;
+            changes.add(&of);
+        }
+        Ok(())
+    }
+    .await;
+    changes.record(client, &done).await;
+    done
 }
 
 pub(super) fn print_ids(

@@ -17,12 +17,13 @@ use std::io::IsTerminal;
 
 use clap::Subcommand;
 
+use super::changes::Changes;
 use super::clock;
 use super::control::{Action, ChangeOptions, NO_CHANGES, control_each, control_schedule};
 use super::envelope_check::EnvelopeCheck;
 use super::exit::Failure;
 use super::job_options::JobOptions;
-use super::json::AddedScheduleReport;
+use super::json::{AddedScheduleReport, ScheduleKind};
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::scheduler::list::warn_without_leader;
@@ -30,8 +31,8 @@ use super::session::Session;
 use super::times::{TimeReader, stored_zone};
 pub(super) use list::not_scheduled_error;
 use naq_client::{
-    AddScheduleOutcome, AddedSchedule, ClientError, LeaderInfo, NewSchedule, Recurrence,
-    ScheduleSummary,
+    AddScheduleOutcome, AddedSchedule, AuditAction, ClientError, LeaderInfo, NewSchedule,
+    Recurrence, ScheduleSummary,
 };
 use naq_protocol::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
 
@@ -151,7 +152,8 @@ async fn control(
     options: &ChangeOptions,
 ) -> Result<u8, Failure> {
     let ids: Vec<ScheduleId> = ids.iter().map(ScheduleId::new).collect::<Result<_, _>>()?;
-    control_each(session, &ids, verb, async |client, id| {
+    let audited = action.audited(ScheduleKind::Recurring);
+    control_each(session, &ids, verb, audited, async |client, id| {
         control_schedule(session, client, id, action, options).await
     })
     .await
@@ -175,6 +177,11 @@ async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     let queue = client.queue(queue)?;
     let (made, leader) = futures_util::join!(queue.schedule(&new), client.fetch_leader());
     let made = made?;
+    if made.outcome != AddScheduleOutcome::Unchanged {
+        let mut changes = Changes::new(AuditAction::ScheduleAdd);
+        changes.add(&made.schedule.schedule_id);
+        changes.record(&client, &Ok(())).await;
+    }
     print_created(session, made, &leader, now)?;
     warn_without_leader(&client, &leader).await;
     clock::warn_if_off(&client).await;

@@ -1,5 +1,7 @@
 //! Decides which requests are served: who sends them, and from where.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 /// What a token or a session allows. Each right includes those before it.
@@ -47,6 +49,10 @@ pub(super) struct Identity {
     /// What the request may do.
     pub(super) right: Right,
 }
+
+/// The address that a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
 
 /// How a request proves who sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@ mod access;
 mod ansi;
 mod api;
 mod assets;
+mod audit;
+mod audit_log;
 mod failure_groups;
 mod filter;
 mod guard;
@@ -57,6 +59,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let web = Web::new(client, config, listener.local_addr()?, code, stop.clone());
     server::serve(listener, routes::router(&web), stop).await;
+    web.audit.finish().await;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The OpenAPI document, made from the table of routes.
 
 use naq_client::FailureGroupId;
-use naq_protocol::{JobId, QueueName, Reason, ScheduleId, State};
+use naq_protocol::{AuditAction, JobId, QueueName, Reason, ScheduleId, State};
 use schemars::generate::SchemaSettings;
 use schemars::{SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -152,6 +152,17 @@ fn filter_pattern() -> String {
     format!("^ *({word}( +{word})*)? *$")
 }
 
+/// The words that select actions of the audit: each name, noun and verb.
+fn action_words() -> Vec<&'static str> {
+    let words = AuditAction::ALL.iter().flat_map(|action| {
+        let name = action.as_static();
+        let (noun, verb) = name.split_once('.').unwrap_or((name, name));
+        [name, noun, verb]
+    });
+    let words: std::collections::BTreeSet<_> = words.collect();
+    words.into_iter().collect()
+}
+
 /// The schema with the key of a parameter.
 fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
     /// A duration: `90s`, `1h 30m`, `1.5h`, or a number of seconds.
@@ -166,6 +177,7 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "schedule" => schema_of::<ScheduleId>(generator),
         "state" => schema_of::<State>(generator),
         "reason" => schema_of::<Reason>(generator),
+        "action" => json_schema!({"type": "string", "enum": action_words()}),
         "q" => {
             json_schema!({"type": "string", "maxLength": BYTES_MAX, "pattern": filter_pattern()})
         }
@@ -188,6 +200,7 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "label" => json_schema!({"type": "string", "pattern": "^[^=]+(=.*)?$"}),
         // `next` of an earlier answer, or nothing
         "cursor" => json_schema!({"type": "string", "pattern": r"^(\d+\.\d+\.[A-Za-z0-9_-]+)?$"}),
+        "audit_cursor" => json_schema!({"type": "string", "pattern": r"^(\d{1,19})?$"}),
         "failed_cursor" => json_schema!({"type": "string", "pattern": r"^(\d+-\d+)?$"}),
         _ => json_schema!({"type": "string"}),
     };
@@ -236,14 +249,19 @@ mod tests {
         assert!(failed.parse::<api::failed::FailedCursor>().is_ok());
         let job = "1766000000123.17.KV_naq_results";
         assert!(job.parse::<naq_client::JobCursor>().is_ok());
-        for (path, cursor) in [("/api/jobs", job), ("/api/failed", failed)] {
+        let lists = [
+            ("/api/jobs", job),
+            ("/api/failed", failed),
+            ("/api/audit", "17"),
+        ];
+        for (path, cursor) in lists {
             let parameters = document["paths"][path]["get"]["parameters"].as_array();
             let described = parameters
                 .into_iter()
                 .flatten()
                 .find(|parameter| parameter["name"] == "cursor");
             let schema = &described.unwrap()["schema"];
-            for value in [job, failed, ""] {
+            for value in [job, failed, "17", ""] {
                 let is_valid = jsonschema::is_valid(schema, &value.into());
                 let is_own = value == cursor || value.is_empty();
                 assert_eq!(is_valid, is_own, "{path}: {value}");

@@ -9,6 +9,7 @@ use schemars::{Schema, SchemaGenerator};
 use super::access::Right;
 use super::problem::ProblemKind;
 use super::state::Web;
+use naq_protocol::AuditAction;
 
 /// Where a parameter of a route is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,8 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// The right that it requires. `None` means that it requires no token.
     pub(super) right: Option<Right>,
+    /// What the audit calls the change that it makes. `None` if it changes nothing.
+    pub(super) action: Option<AuditAction>,
     /// What it does, in one line.
     pub(super) summary: &'static str,
     pub(super) parameters: &'static [Parameter],
@@ -171,6 +174,7 @@ macro_rules! constructors {
                     method: stringify!($method),
                     path,
                     right: Some(right),
+                    action: None,
                     summary,
                     parameters: &[],
                     body: None,
@@ -197,6 +201,14 @@ impl Route {
     pub(super) const fn without_token(self) -> Route {
         Route {
             right: None,
+            ..self
+        }
+    }
+
+    /// Appends an entry to the audit for each change that it makes.
+    pub(super) const fn audited(self, action: AuditAction) -> Route {
+        Route {
+            action: Some(action),
             ..self
         }
     }

@@ -16,7 +16,8 @@ use super::access::Right;
 use super::problem::{self, Problem};
 use super::route::Route;
 use super::state::Web;
-use super::{api, guard, openapi, pages};
+use super::{api, audit, guard, openapi, pages};
+use naq_protocol::AuditAction;
 
 /// Every route of a page.
 const PAGES: &[Route] = &[
@@ -58,13 +59,15 @@ const PAGES: &[Route] = &[
         Right::Operate,
         "Cancel a job",
         |method| on(method, pages::job::cancel),
-    ),
+    )
+    .audited(AuditAction::JobCancel),
     Route::post(
         "/jobs/{job}/retry",
         Right::Operate,
         "Run an ended job again",
         |method| on(method, pages::job::retry),
-    ),
+    )
+    .audited(AuditAction::JobRetry),
     Route::get(
         "/export/jobs",
         Right::View,
@@ -92,25 +95,29 @@ const PAGES: &[Route] = &[
         Right::Operate,
         "Run the failed jobs of a group again",
         |method| on(method, pages::failed::retry_group),
-    ),
+    )
+    .audited(AuditAction::FailedRetry),
     Route::post(
         "/failed/discard",
         Right::Operate,
         "Discard the failed jobs of a group",
         |method| on(method, pages::failed::discard_group),
-    ),
+    )
+    .audited(AuditAction::FailedDiscard),
     Route::post(
         "/failed/{job}/retry",
         Right::Operate,
         "Run a failed job again",
         |method| on(method, pages::failed::retry),
-    ),
+    )
+    .audited(AuditAction::FailedRetry),
     Route::post(
         "/failed/{job}/discard",
         Right::Operate,
         "Discard a failed job",
         |method| on(method, pages::failed::discard),
-    ),
+    )
+    .audited(AuditAction::FailedDiscard),
     Route::get("/schedules", Right::View, "Schedules", |method| {
         on(method, pages::schedules::show)
     }),
@@ -119,21 +126,27 @@ const PAGES: &[Route] = &[
         Right::Operate,
         "Pause a schedule",
         |method| on(method, pages::schedules::pause),
-    ),
+    )
+    .audited(AuditAction::SchedulePause),
     Route::post(
         "/schedules/{schedule}/resume",
         Right::Operate,
         "Resume a schedule",
         |method| on(method, pages::schedules::resume),
-    ),
+    )
+    .audited(AuditAction::ScheduleResume),
     Route::post(
         "/schedules/{schedule}/trigger",
         Right::Operate,
         "Enqueue a job of a schedule now",
         |method| on(method, pages::schedules::trigger),
-    ),
+    )
+    .audited(AuditAction::ScheduleTrigger),
     Route::get("/workers", Right::View, "Workers", |method| {
         on(method, pages::workers::show)
+    }),
+    Route::get("/audit", Right::Operate, "Audit", |method| {
+        on(method, pages::audit::show)
     }),
     Route::get(
         "/api/openapi.json",
@@ -157,6 +170,11 @@ pub(super) fn router(web: &Arc<Web>) -> Router {
         if guard::is_api(route.path) {
             handler = handler.layer(from_fn_with_state(route, api::read_query));
         }
+        if let Some(action) = route.action {
+            let audited = (Arc::clone(web), action);
+            handler = handler.route_layer(from_fn_with_state(audited, audit::record));
+        }
+        // outside of the former, which needs to know who sends the request
         if let Some(right) = route.right {
             let needed = (Arc::clone(web), right);
             handler = handler.route_layer(from_fn_with_state(needed, guard::require_right));
@@ -272,10 +290,27 @@ mod tests {
         for route in all() {
             let is_change = !matches!(route.method, "GET");
             let is_login = matches!(route.path, "/login" | "/logout");
+            // the audit names people
+            let is_audit = matches!(route.path, "/audit" | "/api/audit");
             let may_change = route.right.is_some_and(|right| right > Right::View);
             assert_eq!(
-                is_change && !is_login,
+                is_change && !is_login || is_audit,
                 may_change,
+                "{} {}",
+                route.method,
+                route.path
+            );
+        }
+    }
+
+    #[test]
+    fn each_change_is_audited() {
+        for route in all() {
+            let is_login = matches!(route.path, "/login" | "/logout");
+            let is_change = route.method != "GET" && !is_login;
+            assert_eq!(
+                route.action.is_some(),
+                is_change,
                 "{} {}",
                 route.method,
                 route.path

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::access::ClientAddress;
 
 /// Connections that are served at the same time. Further ones wait.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -42,7 +46,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             accepted = accept(&listener, &free) => accepted,
         };
         match accepted {
-            Some((stream, slot)) => serve_connection(stream, slot, router.clone(), &open),
+            Some((stream, client, slot)) => {
+                serve_connection(stream, client, slot, router.clone(), &open);
+            }
             None => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
@@ -58,10 +64,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
 async fn accept(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(free).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, client)) => Some((stream, client, slot)),
         Err(error) => {
             tracing::warn!("the dashboard cannot accept a connection: {error}");
             None
@@ -71,16 +77,22 @@ async fn accept(
 
 fn serve_connection(
     stream: TcpStream,
+    client: SocketAddr,
     slot: OwnedSemaphorePermit,
     router: Router,
     open: &GracefulShutdown,
 ) {
     prepare(&stream);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ClientAddress(client.ip()));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let connection = open.watch(connection);
     tokio::spawn(async move {
         // The client caused the error: it disconnected, or sent something other than HTTP.

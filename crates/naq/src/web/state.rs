@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tokio::sync::watch;
 
+use super::audit_log::AuditLog;
 use super::failure_groups::FailureGroups;
 use super::live::Live;
 use super::login::{LoginCode, LoginGate};
@@ -31,6 +32,7 @@ pub(super) struct Web {
     pub(super) failure_groups: FailureGroups,
     pub(super) outputs: OutputReads,
     pub(super) metrics: WebMetrics,
+    pub(super) audit: AuditLog,
     /// Becomes true when the dashboard stops, so that streams end.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -47,6 +49,7 @@ impl Web {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups: FailureGroups::default(),
             outputs: OutputReads::default(),
+            audit: AuditLog::new(client.clone()),
             metrics: WebMetrics::new(are_metrics_open(listen, &config)),
             client,
             host_names: host_names(listen, &config.host_names),

@@ -25,6 +25,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ),
     ("schedules.html", include_str!("templates/schedules.html")),
     ("workers.html", include_str!("templates/workers.html")),
+    ("audit.html", include_str!("templates/audit.html")),
     ("login.html", include_str!("templates/login.html")),
     ("error.html", include_str!("templates/error.html")),
 ];

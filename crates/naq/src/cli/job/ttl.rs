@@ -1,10 +1,12 @@
 //! `naq job ttl`
 
+use crate::cli::changes::Changes;
 use crate::cli::exit::Failure;
 use crate::cli::job_options::check_record_ttl;
 use crate::cli::json::ResultTtl;
 use crate::cli::render;
 use crate::cli::session::Session;
+use naq_client::AuditAction;
 use naq_protocol::JobId;
 use naq_protocol::units::WireDuration;
 
@@ -24,6 +26,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     check_record_ttl("the time", args.ttl)?;
     let client = session.connect().await?;
     let (record, kept) = client.set_result_ttl(&job_id, args.ttl.0).await?;
+    let mut changes = Changes::new(AuditAction::JobTtl);
+    changes.add(&job_id);
+    changes.record(&client, &Ok(())).await;
     let kept = kept.map(WireDuration);
     if session.json {
         render::print_json(&ResultTtl {

@@ -1,10 +1,12 @@
 //! `naq queue purge`
 
+use crate::cli::changes::Changes;
 use crate::cli::confirm::confirm;
 use crate::cli::exit::Failure;
 use crate::cli::json::QueueChange;
 use crate::cli::render;
 use crate::cli::session::Session;
+use naq_client::{AuditAction, Client};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -27,6 +29,19 @@ pub(in crate::cli) async fn purge_queues(
     yes: bool,
 ) -> Result<u8, Failure> {
     let client = session.connect().await?;
+    let mut changes = Changes::new(AuditAction::QueuePurge);
+    let purged = purge_each(session, &client, queues, yes, &mut changes).await;
+    changes.record(&client, &purged).await;
+    purged.map(|()| 0)
+}
+
+async fn purge_each(
+    session: &Session,
+    client: &Client,
+    queues: &[String],
+    yes: bool,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
     for name in queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
@@ -40,7 +55,17 @@ pub(in crate::cli) async fn purge_queues(
                 ),
             )?;
         }
-        let purged = queue.purge().await?;
+        let purged = match queue.purge().await {
+            Ok(purged) => purged,
+            Err(error) => {
+                // some may be removed
+                changes.add_with(name, 0);
+                return Err(error.into());
+            }
+        };
+        if purged.removed > 0 {
+            changes.add_with(name, purged.removed);
+        }
         if session.json {
             render::print_json(&QueueChange {
                 queue: name,
@@ -59,5 +84,5 @@ pub(in crate::cli) async fn purge_queues(
             ))?;
         }
     }
-    Ok(0)
+    Ok(())
 }

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::list::describe_timing;
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
 use super::source::{Format, ScheduleSource};
+use crate::cli::changes::Changes;
 use crate::cli::clock;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::json::{NoteBody, ScheduleChangeReport};
@@ -14,7 +15,7 @@ use crate::cli::render::{self, Column};
 use crate::cli::scheduler::list::warn_without_leader;
 use crate::cli::session::Session;
 use naq_client::{
-    Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
+    AuditAction, Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
     ScheduleSummary,
 };
 use naq_protocol::{Schedule, ScheduleStatus, Timestamp};
@@ -140,7 +141,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         summarize(session, plan.steps(), "would be ", skipped);
         return Ok(0);
     }
-    apply_plan(session, &client, plan, now, skipped).await
+    let changes = Changes::selected_by(
+        AuditAction::ScheduleApply,
+        naq_protocol::command_line(["--set", &set]),
+    );
+    apply_plan(session, &client, plan, now, skipped, changes).await
 }
 
 /// Refuses a file with problems. Lines that only other crons accept are problems as well, unless
@@ -173,15 +178,18 @@ async fn apply_plan(
     plan: ScheduleSetPlan,
     now: Timestamp,
     skipped: usize,
+    mut changes: Changes,
 ) -> Result<u8, Failure> {
     let planned = plan.steps().iter().filter(|step| step.action.is_write());
     let planned = planned.count();
     let mut done = Vec::new();
     let applied = plan.apply(|step| done.push(step.clone())).await;
+    let applied = applied.map_err(Failure::from);
+    let written = done.iter().filter(|step| step.action.is_write()).count();
+    changes.add_count(written as u64);
+    changes.record(client, &applied).await;
     show(session, &done, now)?;
-    if let Err(error) = applied {
-        let failure = Failure::from(error);
-        let written = done.iter().filter(|step| step.action.is_write()).count();
+    if let Err(failure) = applied {
         return Err(failure
             .map_message(|why| format!("{why}; {written} of {planned} changes were made"))
             .hint("applying the file again makes the others"));

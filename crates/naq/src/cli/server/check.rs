@@ -1,10 +1,11 @@
 //! `naq server check`: compares the streams, buckets and consumers with what naq needs.
 
+use super::super::changes::Changes;
 use super::super::exit::{Exit, Failure};
 use super::super::json::{LayoutReport, StreamSettingReport};
 use super::super::render::{self, Column};
 use super::super::session::Session;
-use naq_client::{CheckedLayout, Remedy, SettingDifference};
+use naq_client::{AuditAction, CheckedLayout, Remedy, SettingDifference};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -16,6 +17,10 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let checked = client.check_layout(args.fix).await?;
+    let changed: usize = checked.iter().map(|one| one.changed.len()).sum();
+    let mut changes = Changes::new(AuditAction::ServerFix);
+    changes.add_count(changed as u64);
+    changes.record(&client, &Ok(())).await;
     if session.json {
         for one in &checked {
             render::print_json(&report(one))?;

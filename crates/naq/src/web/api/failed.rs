@@ -13,12 +13,13 @@ use super::jobs::{JOB, Retried, next_link};
 use super::parameters::{DRY_RUN, Query, limit};
 use crate::clock;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
 use crate::web::filter::Since;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, empty, json, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId};
-use naq_protocol::{JobId, QueueName, Reason, State as JobState, Timestamp};
+use naq_protocol::{AuditAction, JobId, QueueName, Reason, State as JobState, Timestamp};
 
 /// Default number of failed jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
@@ -75,6 +76,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Run a failed job again, as a new job with the same envelope",
         |method| on(method, retry),
     )
+    .audited(AuditAction::FailedRetry)
     .parameters(&[JOB, DRY_RUN])
     .answers(&[
         json(
@@ -96,6 +98,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Discard a failed job; its record stays until it expires",
         |method| on(method, discard),
     )
+    .audited(AuditAction::FailedDiscard)
     .parameters(&[JOB, DRY_RUN])
     .answers(&[empty(
         204,
@@ -328,12 +331,15 @@ async fn discard(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
 ) -> Result<StatusCode, Problem> {
     let job = JobId::new(&job)?;
     let is_dry = query.is_on("dry_run")?;
     let failed = web.client.fetch_dead_letter(&job).await?;
     if !is_dry {
-        web.client.discard_dead_letter(&failed).await?;
+        if !web.client.discard_dead_letter(&failed).await? {
+            tally.set_unchanged();
+        }
         web.failure_groups.clear();
     }
     Ok(StatusCode::NO_CONTENT)

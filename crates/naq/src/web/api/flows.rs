@@ -15,12 +15,14 @@ use super::jobs::JOB;
 use super::parameters::Query;
 use super::submit::check_media_type;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, json, query, schema_of};
 use crate::web::state::Web;
 use naq_client::DependencyNode;
 use naq_protocol::{
-    Dependency, Envelope, FLOW_JOBS_MAX, Flow, JobId, QueueName, Reason, State as JobState,
+    AuditAction, Dependency, Envelope, FLOW_JOBS_MAX, Flow, JobId, QueueName, Reason,
+    State as JobState,
 };
 
 /// The queue of jobs for which neither the flow nor the request names one.
@@ -33,6 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Enqueue a flow: jobs that depend on one another",
         |method| on(method, enqueue),
     )
+    .audited(AuditAction::JobEnqueue)
     .parameters(&[
         query("name", "Name of the flow; a new one if absent", "night-17"),
         query(
@@ -168,6 +171,7 @@ impl From<DependencyNode> for TreeNode {
 async fn enqueue(
     State(web): State<Arc<Web>>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -184,6 +188,8 @@ async fn enqueue(
         true => (StatusCode::OK, flow.members(&name).map_err(of_flow)?),
         false => {
             let members = web.client.enqueue_flow(&flow, &name, &queue).await?;
+            tally.set_filter(format!("flow {name}"));
+            tally.add(members.len() as u64);
             (StatusCode::CREATED, members)
         }
     };

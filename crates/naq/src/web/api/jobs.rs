@@ -22,7 +22,7 @@ use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
-use naq_protocol::{JobId, QueueName, Record};
+use naq_protocol::{AuditAction, JobId, QueueName, Record};
 
 /// Default number of jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
@@ -118,6 +118,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Cancel a job; a running one is stopped with all its processes",
         |method| on(method, cancel),
     )
+    .audited(AuditAction::JobCancel)
     .parameters(&[JOB, DRY_RUN])
     .answers(&[
         json(200, "The job has ended as cancelled", schema_of::<Record>),
@@ -138,6 +139,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Run an ended job again, as a new job with the same envelope",
         |method| on(method, retry),
     )
+    .audited(AuditAction::JobRetry)
     .parameters(&[JOB, DRY_RUN])
     .answers(&[
         json(

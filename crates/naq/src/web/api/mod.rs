@@ -1,5 +1,6 @@
 //! The HTTP API. Each module has the routes about one kind of thing.
 
+pub(super) mod audit;
 mod events;
 pub(super) mod failed;
 mod flows;
@@ -36,6 +37,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         workers::ROUTES,
         server::ROUTES,
         events::ROUTES,
+        audit::ROUTES,
         schemas::ROUTES,
         health::ROUTES,
     ]

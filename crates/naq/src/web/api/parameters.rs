@@ -23,12 +23,21 @@ pub(in crate::web) async fn read_query(
     let text = request.uri().query().map(str::to_owned);
     match Query::parse(RawQuery(text), &known) {
         Ok(query) => {
+            let is_dry_run = matches!(query.is_on("dry_run"), Ok(true));
             request.extensions_mut().insert(query);
-            next.run(request).await
+            let mut response = next.run(request).await;
+            if is_dry_run {
+                response.extensions_mut().insert(DryRun);
+            }
+            response
         }
         Err(refused) => refused.into_response(),
     }
 }
+
+/// Marks the answer of a request that was only checked.
+#[derive(Clone, Copy)]
+pub(in crate::web) struct DryRun;
 
 impl Query {
     /// Parses a query in which these names may occur.

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::parameters::{DRY_RUN, Query};
 use super::submit::parse_object;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
 use crate::web::overview::Facts;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, empty, json, path, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{BrokerError, BrokerErrorKind, ClientError, QueueInfo, QueueSettings};
-use naq_protocol::{QueueName, Timestamp};
+use naq_protocol::{AuditAction, QueueName, Timestamp};
 
 const QUEUE: Parameter = path("queue", "Name of the queue", "build");
 
@@ -43,6 +44,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Pause a queue: workers get no more jobs of it, and running jobs continue",
         |method| on(method, pause),
     )
+    .audited(AuditAction::QueuePause)
     .parameters(&[QUEUE, DRY_RUN])
     .answers(&[json(200, "The queue is paused", schema_of::<QueueState>)])
     .problems(&[&problem::NOT_FOUND]),
@@ -52,6 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Resume a paused queue",
         |method| on(method, resume),
     )
+    .audited(AuditAction::QueueResume)
     .parameters(&[QUEUE, DRY_RUN])
     .answers(&[json(
         200,
@@ -65,6 +68,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Create a queue, or change its settings",
         |method| on(method, set),
     )
+    .audited(AuditAction::QueueSet)
     .parameters(&[QUEUE, DRY_RUN])
     .body(schema_of::<NewSettings>)
     .answers(&[
@@ -88,6 +92,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Remove a queue and its jobs, also those that run",
         |method| on(method, remove),
     )
+    .audited(AuditAction::QueueRemove)
     .parameters(&[
         QUEUE,
         query(
@@ -113,6 +118,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Remove the jobs of a queue that no worker runs",
         |method| on(method, purge),
     )
+    .audited(AuditAction::QueuePurge)
     .parameters(&[QUEUE, DRY_RUN])
     .answers(&[json(
         200,
@@ -273,6 +279,7 @@ async fn set(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -289,6 +296,11 @@ async fn set(
     match existing {
         Some(_) if is_dry => {}
         Some(info) => {
+            let is_same = info.max_running == settings.max_running
+                && replicas.is_none_or(|replicas| replicas == info.replicas);
+            if is_same {
+                tally.set_unchanged();
+            }
             if info.max_running != settings.max_running {
                 queue.set_max_running(settings.max_running).await?;
             }
@@ -303,6 +315,7 @@ async fn set(
                 max_running: settings.max_running,
                 ..QueueSettings::default()
             };
+            tally.set_action(AuditAction::QueueAdd);
             let added = queue.add(&settings).await;
             added.map_err(refused_setting)?;
         }
@@ -314,6 +327,7 @@ async fn remove(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
 ) -> Result<StatusCode, Problem> {
     let queue = web.client.queue(&name)?;
     let is_dry = query.is_on("dry_run")?;
@@ -329,6 +343,7 @@ async fn remove(
     }
     if !is_dry {
         queue.remove().await?;
+        tally.add(jobs);
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -337,6 +352,7 @@ async fn purge(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
 ) -> Result<Json<Purged>, Problem> {
     let queue = web.client.queue(&name)?;
     if query.is_on("dry_run")? {
@@ -347,6 +363,10 @@ async fn purge(
         }));
     }
     let purged = queue.purge().await?;
+    match purged.removed {
+        0 => tally.set_unchanged(),
+        removed => tally.add(removed),
+    }
     Ok(Json(Purged {
         removed: purged.removed,
         running: purged.running,

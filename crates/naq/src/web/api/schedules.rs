@@ -16,7 +16,7 @@ use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, path, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary};
-use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, Timestamp};
+use naq_protocol::{AuditAction, JobId, QueueName, Schedule, ScheduleId, Timestamp};
 
 /// Maximum number of schedules in an answer.
 const SCHEDULES_MAX: usize = 10_000;
@@ -45,6 +45,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Pause a schedule: it enqueues no more jobs",
         |method| on(method, pause),
     )
+    .audited(AuditAction::SchedulePause)
     .parameters(&[SCHEDULE, DRY_RUN])
     .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
     .problems(&[
@@ -58,6 +59,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Resume a paused schedule; the ticks of the pause are not enqueued",
         |method| on(method, resume),
     )
+    .audited(AuditAction::ScheduleResume)
     .parameters(&[SCHEDULE, DRY_RUN])
     .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
     .problems(&[
@@ -71,6 +73,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Enqueue a job of a schedule now",
         |method| on(method, trigger),
     )
+    .audited(AuditAction::ScheduleTrigger)
     .parameters(&[SCHEDULE, DRY_RUN])
     .answers(&[
         json(

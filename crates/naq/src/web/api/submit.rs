@@ -16,12 +16,13 @@ use super::jobs::{JOB, WAIT_MAX, wait, without_values};
 use super::parameters::{DRY_RUN, Query};
 use crate::clock;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
 use crate::web::problem::{self, Problem, ProblemKind};
 use crate::web::route::{Parameter, Route, json, path, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{ClientError, ErrorKind, Queue};
 use naq_core::{StartDelay, delay_for, delay_until};
-use naq_protocol::{Envelope, JobId, Timestamp};
+use naq_protocol::{AuditAction, Envelope, JobId, Timestamp};
 
 pub(super) const QUEUE: Parameter = path(
     "queue",
@@ -51,7 +52,7 @@ pub(super) const PROBLEMS: &[&ProblemKind] = &[
     &problem::STORAGE_FULL,
 ];
 
-pub(super) const ROUTES: &[Route] = &[Route::put("/api/queues/{queue}/jobs/{job}", Right::Submit, "Enqueue a job under this id", |method| on(method, enqueue_as)).parameters(&[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<Envelope>).answers(&[
+pub(super) const ROUTES: &[Route] = &[Route::put("/api/queues/{queue}/jobs/{job}", Right::Submit, "Enqueue a job under this id", |method| on(method, enqueue_as)).audited(AuditAction::JobEnqueue).parameters(&[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<Envelope>).answers(&[
         json(
             200,
             "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
@@ -113,18 +114,12 @@ async fn enqueue_as(
     State(web): State<Arc<Web>>,
     Path((queue, job)): Path<(String, String)>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    submit(
-        &web,
-        &queue,
-        Some(JobId::new(&job)?),
-        &query,
-        &headers,
-        body,
-    )
-    .await
+    let job = Some(JobId::new(&job)?);
+    submit(&web, &queue, job, &query, &headers, body, &tally).await
 }
 
 /// Checks an envelope as workers do. `prefix` is the pointer to it in the body.
@@ -142,6 +137,7 @@ pub(super) async fn submit(
     query: &Query,
     headers: &HeaderMap,
     body: Bytes,
+    tally: &Tally,
 ) -> Result<Response, Problem> {
     check_media_type(headers)?;
     let queue = web.client.queue(queue)?;
@@ -160,9 +156,16 @@ pub(super) async fn submit(
         None => false,
     };
     let job_id = store(&queue, job_id, body, start).await?;
+    tally.set_name(&job_id);
     let created = match is_known {
-        true => StatusCode::OK,
-        false => StatusCode::CREATED,
+        true => {
+            tally.set_unchanged();
+            StatusCode::OK
+        }
+        false => {
+            tally.add(1);
+            StatusCode::CREATED
+        }
     };
     let Some(wait) = submission.wait else {
         return Ok(answer(web, created, Some(job_id), None));

@@ -22,11 +22,12 @@ use super::submit::{
 };
 use crate::text::count;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
 use crate::web::problem::{self, Problem, ProblemBody};
 use crate::web::route::{Route, json, schema_of};
 use crate::web::state::Web;
 use naq_client::Queue;
-use naq_protocol::{Envelope, JobId};
+use naq_protocol::{AuditAction, Envelope, JobId};
 
 /// Maximum number of envelopes in an array.
 const ARRAY_MAX: usize = 1_000;
@@ -40,7 +41,7 @@ const ERRORS_MAX: usize = 100;
 /// Longest time for which a client may be silent between its lines.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) const ROUTES: &[Route] = &[Route::post("/api/queues/{queue}/jobs", Right::Submit, "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson", |method| on(method, enqueue)).parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<OneOrMany>).answers(&[
+pub(super) const ROUTES: &[Route] = &[Route::post("/api/queues/{queue}/jobs", Right::Submit, "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson", |method| on(method, enqueue)).audited(AuditAction::JobEnqueue).parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<OneOrMany>).answers(&[
         json(
             200,
             "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`; of lines, a line for each with its job or its problem",
@@ -107,12 +108,13 @@ async fn enqueue(
     State(web): State<Arc<Web>>,
     Path(queue): Path<String>,
     Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     if media_type(&headers).eq_ignore_ascii_case("application/x-ndjson") {
         let lines = Lines::new(body, web.body_bytes_max());
-        return enqueue_lines(&web, &queue, &query, &headers, lines).await;
+        return enqueue_lines(&web, &queue, &query, &headers, lines, tally).await;
     }
     check_media_type(&headers)?;
     let bytes_max = web.body_bytes_max();
@@ -122,8 +124,8 @@ async fn enqueue(
         Problem::new(&problem::TOO_LARGE, detail)
     })?;
     match bytes.trim_ascii_start().first() {
-        Some(b'[') => enqueue_array(&web, &queue, &query, &headers, &bytes).await,
-        _ => submit(&web, &queue, None, &query, &headers, bytes).await,
+        Some(b'[') => enqueue_array(&web, &queue, &query, &headers, &bytes, &tally).await,
+        _ => submit(&web, &queue, None, &query, &headers, bytes, &tally).await,
     }
 }
 
@@ -159,6 +161,7 @@ async fn enqueue_array(
     query: &Query,
     headers: &HeaderMap,
     body: &Bytes,
+    tally: &Tally,
 ) -> Result<Response, Problem> {
     let (queue, submission) = read_many(web, queue, query, headers).await?;
     let envelopes: Vec<Box<RawValue>> = serde_json::from_slice(body)
@@ -210,6 +213,7 @@ async fn enqueue_array(
             Err(problem) => failed.push(problem.at(&format!("/{at}"))),
         }
     }
+    tally.add(job_ids.len() as u64);
     match Problem::merge(failed) {
         None => Ok((StatusCode::CREATED, Json(EnqueuedJobs { job_ids })).into_response()),
         Some(problem) => Err(problem.explain(&format!(
@@ -226,20 +230,26 @@ async fn enqueue_lines(
     query: &Query,
     headers: &HeaderMap,
     lines: Lines,
+    tally: Tally,
 ) -> Result<Response, Problem> {
     let (queue, submission) = read_many(web, queue, query, headers).await?;
-    let wanted = Arc::new((queue, submission));
+    // the lines are enqueued while the answer is sent
+    tally.set_unchanged();
+    let wanted = Arc::new((queue, submission, tally));
     let stop = web.stop.clone();
     let results = lines
         .into_stream()
         .map(move |(line, text)| {
             let wanted = Arc::clone(&wanted);
             async move {
-                let (queue, submission) = &*wanted;
+                let (queue, submission, tally) = &*wanted;
                 let stored = match text {
                     Ok(text) => enqueue_line(queue, submission, text).await,
                     Err(problem) => Err(problem),
                 };
+                if stored.is_ok() {
+                    tally.add(1);
+                }
                 encode_line(line, stored)
             }
         })

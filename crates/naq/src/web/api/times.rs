@@ -21,7 +21,9 @@ use naq_client::{Client, ClientError, Rescheduled};
 use naq_core::{SchedulePosition, check_schedule};
 use naq_cron::{Cron, Timezone};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State as JobState, Timestamp};
+use naq_protocol::{
+    AuditAction, JobId, QueueName, ScheduleId, ScheduleStatus, State as JobState, Timestamp,
+};
 
 /// Default number of times in an answer.
 const COUNT_DEFAULT: usize = 5;
@@ -46,7 +48,7 @@ pub(super) const ROUTES: &[Route] = &[
             &problem::NOT_FOUND,
             &problem::REFUSED,
         ]),
-    Route::post("/api/jobs/{job}/reschedule", Right::Operate, "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed", |method| on(method, reschedule)).parameters(&[
+    Route::post("/api/jobs/{job}/reschedule", Right::Operate, "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed", |method| on(method, reschedule)).audited(AuditAction::JobReschedule).parameters(&[
             JOB,
             query("dry_run", "Check the request, and change nothing", "true"),
         ]).body(schema_of::<NewStart>).answers(&[json(200, "When the job starts", schema_of::<StartOfJob>)]).problems(&[

@@ -14,11 +14,12 @@ use crate::text::{Ending, count, excerpt, relative_time};
 use crate::web::access::{Identity, Right};
 use crate::web::api::failed::{FailedCursor, read_page};
 use crate::web::api::parameters::{Query, encode};
+use crate::web::audit::Tally;
 use crate::web::filter::Since;
 use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
 use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId, RetryOutcome};
-use naq_protocol::{JobId, QueueName, Timestamp, escape};
+use naq_protocol::{JobId, QueueName, Timestamp, command_line, escape};
 
 /// Number of failed jobs in a page of a group.
 const JOBS_MAX: usize = 50;
@@ -303,6 +304,15 @@ pub(in crate::web) struct GroupForm {
 }
 
 impl GroupForm {
+    /// What it selects, as options of `naq failed`.
+    fn options(&self) -> String {
+        let queue = match self.queue.as_str() {
+            "" => &[][..],
+            queue => &["--queue", queue],
+        };
+        command_line(["--group", &self.group].iter().chain(queue).copied())
+    }
+
     fn filter(&self) -> Result<DeadLetterFilter, Problem> {
         let since = match self.since.as_str() {
             "" => None,
@@ -362,13 +372,20 @@ fn back(web: &Web, form: &GroupForm, done: &str) -> Response {
 /// Runs the jobs of a group again.
 pub(in crate::web) async fn retry_group(
     State(web): State<Arc<Web>>,
+    Extension(tally): Extension<Tally>,
     Form(form): Form<GroupForm>,
 ) -> Response {
     let (mut retried, mut skipped, mut refused) = (0_u64, 0_u64, 0_u64);
     let done = async {
         let filter = confirmed(&web, &form, "retry").await?;
+        tally.set_filter(form.options());
+        // counted from the start, in case that the client leaves
+        tally.add(0);
         let on_outcome = |outcome| match outcome {
-            RetryOutcome::Enqueued { .. } => retried += 1,
+            RetryOutcome::Enqueued { .. } => {
+                retried += 1;
+                tally.add(1);
+            }
             RetryOutcome::Outdated(_) | RetryOutcome::NotEnded(_) => skipped += 1,
             RetryOutcome::Refused(..) => refused += 1,
         };
@@ -389,11 +406,14 @@ pub(in crate::web) async fn retry_group(
 /// Discards the jobs of a group.
 pub(in crate::web) async fn discard_group(
     State(web): State<Arc<Web>>,
+    Extension(tally): Extension<Tally>,
     Form(form): Form<GroupForm>,
 ) -> Response {
     let done = async {
         let filter = confirmed(&web, &form, "discard").await?;
+        tally.set_filter(form.options());
         let discarded = web.client.discard_dead_letters(&filter).await;
+        tally.add(discarded.as_ref().copied().unwrap_or_default());
         web.failure_groups.clear();
         discarded.map_err(Problem::from)
     };
@@ -424,6 +444,7 @@ pub(in crate::web) async fn retry(
 /// Discards one failed job.
 pub(in crate::web) async fn discard(
     State(web): State<Arc<Web>>,
+    Extension(tally): Extension<Tally>,
     Path(job): Path<String>,
 ) -> Response {
     let done = async {
@@ -434,6 +455,9 @@ pub(in crate::web) async fn discard(
     };
     match done.await {
         Ok(removed) => {
+            if !removed {
+                tally.set_unchanged();
+            }
             let place = format!("{}/failed?discarded={}", web.base_path(), u8::from(removed));
             Redirect::to(&place).into_response()
         }

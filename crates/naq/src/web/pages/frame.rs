@@ -2,15 +2,16 @@
 
 use serde::Serialize;
 
-use crate::web::access::Identity;
+use crate::web::access::{Identity, Right};
 
-/// The pages that the header links to, in this order.
-const PLACES: &[(&str, &str)] = &[
-    ("/", "Overview"),
-    ("/jobs", "Jobs"),
-    ("/failed", "Failed"),
-    ("/schedules", "Schedules"),
-    ("/workers", "Workers"),
+/// The pages that the header links to, in this order, with the right that each needs.
+const PLACES: &[(&str, &str, Right)] = &[
+    ("/", "Overview", Right::View),
+    ("/jobs", "Jobs", Right::View),
+    ("/failed", "Failed", Right::View),
+    ("/schedules", "Schedules", Right::View),
+    ("/workers", "Workers", Right::View),
+    ("/audit", "Audit", Right::Operate),
 ];
 
 /// A link of the header.
@@ -25,7 +26,10 @@ struct Place {
 /// The variables of the header, for a page that belongs to the place with the path `here`. `is_live` means
 /// that the page updates itself while it is open.
 pub(super) fn frame(identity: &Identity, here: &str, is_live: bool) -> tera::Context {
-    let places = PLACES.iter().map(|(path, name)| Place {
+    let permitted = PLACES
+        .iter()
+        .filter(|(_, _, right)| identity.right >= *right);
+    let places = permitted.map(|(path, name, _)| Place {
         path,
         name,
         is_here: *path == here,
