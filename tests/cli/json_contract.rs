@@ -323,6 +323,29 @@ fn check_schedules(naq: &Naq, contract: &mut Contract) {
         assert_eq!(contract.prints("schedule_entry", args).len(), 2);
     }
     contract.prints("schedule_entry", &["schedule", "show", "beat"]);
+    let yearly = [
+        "schedule",
+        "--name",
+        "yearly",
+        "--cron",
+        "0 0 1 1 *",
+        "-q",
+        "build",
+        "--",
+        "true",
+    ];
+    contract.prints("added_schedule", &yearly);
+    let backfill = [
+        "schedule",
+        "backfill",
+        "yearly",
+        "--from",
+        "2024-01-01T00:00:00Z",
+        "--to",
+        "2025-01-01T00:00:00Z",
+    ];
+    contract.prints("backfill_run", &backfill);
+    contract.prints("schedule_change", &["schedule", "delete", "yearly"]);
     for change in [
         &["schedule", "pause", "beat"][..],
         &["schedule", "resume", "beat"],

@@ -1,6 +1,7 @@
 //! Verbs as a user runs them, apart from those that README.md shows.
 
 mod audit;
+mod backfill;
 mod bulk;
 mod completions;
 mod cron;

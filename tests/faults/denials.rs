@@ -396,6 +396,14 @@ const VERBS: &[&[&str]] = &[
     &["schedule", "resume", "beat"],
     &["schedule", "update", "beat", "--every", "2h"],
     &["schedule", "trigger", "beat"],
+    &[
+        "schedule",
+        "backfill",
+        "beat",
+        "--from",
+        "2025-01-01T00:00:00Z",
+        "--dry-run",
+    ],
     &["schedule", "delete", "new"],
     &["server", "check"],
 ];

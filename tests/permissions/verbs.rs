@@ -196,6 +196,19 @@ fn schedules(fleet: &Fleet) {
     let add = [
         "schedule", "add", "--name", "beat", "--every", "1s", "--queue", "build", "--", "true",
     ];
+    let yearly = [
+        "schedule", "add", "--name", "yearly", "--cron", "@yearly", "--queue", "build", "--",
+        "true",
+    ];
+    let backfill = [
+        "schedule",
+        "backfill",
+        "yearly",
+        "--from",
+        "2024-01-01T00:00:00Z",
+        "--to",
+        "2025-02-01T00:00:00Z",
+    ];
     for verb in [
         &add[..],
         &["schedule", "apply", "schedules.toml"],
@@ -204,6 +217,8 @@ fn schedules(fleet: &Fleet) {
         &["schedule", "resume", "beat"],
         &["schedule", "update", "beat", "--every", "2s"],
         &["schedule", "trigger", "beat"],
+        &yearly,
+        &backfill,
         &["schedules"],
     ] {
         fleet.run("operator", verb);
@@ -215,7 +230,10 @@ fn schedules(fleet: &Fleet) {
             .any(|job| job.contains("\"beat-2") && job.contains("succeeded"))
     });
     fleet.run("reader", &["schedule", "show", "beat"]);
-    fleet.run("operator", &["schedule", "delete", "beat", "applied"]);
+    fleet.run(
+        "operator",
+        &["schedule", "delete", "beat", "applied", "yearly"],
+    );
 }
 
 fn control(fleet: &Fleet) {

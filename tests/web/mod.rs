@@ -14,6 +14,7 @@ mod job;
 mod jobs;
 mod metrics;
 mod pages;
+mod schedules;
 mod security;
 
 use crate::harness::naq::{FollowedCli, Naq};

@@ -1,6 +1,6 @@
 //! The errors of the library, and their kinds.
 
-use naq_core::{ScheduleError, StartDelayError};
+use naq_core::{BackfillError, ScheduleError, StartDelayError};
 use naq_jetstream::{BrokerError, BrokerErrorKind};
 use naq_protocol::{
     EnvelopeError, InvalidName, JobId, QueueName, ScheduleId, ScheduleStatus, State, Timestamp,
@@ -76,6 +76,9 @@ pub enum ClientError {
         /// The schedule's status.
         status: ScheduleStatus,
     },
+    /// The range of a backfill is invalid.
+    #[error(transparent)]
+    InvalidBackfill(#[from] BackfillError),
     /// Neither a record nor a message of this job exists.
     #[error("there is no job `{0}`: it was never enqueued here, or its record has expired")]
     NoSuchJob(JobId),
@@ -182,9 +185,10 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ClientError::Broker(error) => broker_kind(error),
-            ClientError::Config(_) | ClientError::Name(_) | ClientError::AddressMissing => {
-                ErrorKind::Usage
-            }
+            ClientError::Config(_)
+            | ClientError::Name(_)
+            | ClientError::AddressMissing
+            | ClientError::InvalidBackfill(_) => ErrorKind::Usage,
             ClientError::NoServer | ClientError::EarlierServer => ErrorKind::Unavailable,
             ClientError::Invalid(_) => ErrorKind::Refused,
             ClientError::ScheduleError(ScheduleError::Envelope(_)) => ErrorKind::Refused,

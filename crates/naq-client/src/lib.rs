@@ -81,6 +81,7 @@ mod raw_envelope;
 mod record_changes;
 mod record_summary;
 mod rerun;
+mod schedule_backfill;
 mod schedule_sets;
 mod schedules;
 pub mod server_state;
@@ -114,15 +115,17 @@ pub use queue::Queue;
 pub use record_changes::RecordChangeConsumer;
 pub use record_summary::RecordSummary;
 pub use rerun::Rerun;
+pub use schedule_backfill::{Backfill, BackfillRun};
 pub use schedule_sets::{ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep};
 pub use schedules::{
-    AddScheduleOutcome, AddedSchedule, LastOutcome, ListedSchedule, NewSchedule, Recurrence,
-    ScheduleFilter, ScheduleList, ScheduleSummary, UpdatedSchedule,
+    AddScheduleOutcome, AddedSchedule, LastOutcome, ListedSchedule, NewSchedule, PutSchedule,
+    Recurrence, ScheduleFilter, ScheduleList, ScheduleRun, ScheduleSummary, UpdatedSchedule,
 };
 pub use stored_output::StoredOutput;
 pub use waiter::Waiter;
 
 pub use naq_core::{
+    BACKFILL_TICKS_DEFAULT, BACKFILL_TICKS_MAX, BackfillError, BackfillOrder, BackfillRange,
     CLOCK_SKEW_MAX, ClockSkew, ExistingJob, FailedStarts, ScheduleChange, ScheduleError,
     StartDelay, StartDelayError, WaitCause,
 };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
 use super::{Client, ClientError, Queue};
 use naq_core::{
     CronCache, FailedStarts, OnChange, RUNS_CHECKED, ScheduleChange, SchedulePosition, TickPlan,
@@ -241,6 +243,18 @@ impl AddedSchedule {
     }
 }
 
+/// A schedule that [`Client::put_schedule`] has stored, or left as it was.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PutSchedule {
+    /// The schedule as it is stored.
+    pub schedule: Schedule,
+    /// The revision of the stored value.
+    pub revision: u64,
+    /// What was done.
+    pub outcome: AddScheduleOutcome,
+}
+
 /// A schedule after a request to change it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -353,6 +367,9 @@ pub enum ListedSchedule {
 /// Number of periods of a schedule that are compared: those of a week with a weekend.
 const PERIODS_COMPARED: usize = 8;
 
+/// How many jobs of a schedule are looked up at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
+
 /// How many parsed cron expressions are cached while schedules are listed.
 const CACHED_CRONS_MAX: usize = 1_024;
 
@@ -408,6 +425,18 @@ pub struct LastOutcome {
     pub signal: Option<i32>,
 }
 
+/// A run of a schedule.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ScheduleRun {
+    /// The tick.
+    pub tick: Timestamp,
+    /// The id of its job.
+    pub job_id: JobId,
+    /// The state of the job. `None` means that the tick was left out, or that the job's record has expired.
+    pub outcome: Option<LastOutcome>,
+}
+
 impl Queue {
     /// Creates a schedule whose jobs go to this queue. A running scheduler sees it at once; otherwise
     /// it waits for one.
@@ -448,30 +477,44 @@ impl Queue {
             }
             let (present, found_at) = broker.read_schedule(id).await?;
             revision = found_at;
-            (schedule, outcome) = match present {
-                None => (wanted.clone(), AddScheduleOutcome::Created),
-                Some(present) if present.status == ScheduleStatus::Ended => {
-                    (wanted.clone(), AddScheduleOutcome::Replaced)
+            if !new.replace
+                && let Some(present) = &present
+                && present.status != ScheduleStatus::Ended
+            {
+                let fields = differing_fields(present, &wanted);
+                if !fields.is_empty() {
+                    return Err(ClientError::ScheduleExists {
+                        schedule: id.clone(),
+                        fields: fields.join(", "),
+                    });
                 }
-                Some(present) => {
-                    let fields = differing_fields(&present, &wanted);
-                    if fields.is_empty() {
-                        return Ok(AddedSchedule {
-                            schedule: present,
-                            outcome: AddScheduleOutcome::Unchanged,
-                        });
-                    }
-                    if !new.replace {
-                        return Err(ClientError::ScheduleExists {
-                            schedule: id.clone(),
-                            fields: fields.join(", "),
-                        });
-                    }
-                    let mut redefined = replace_definition(&present, &wanted, now);
-                    redefined.set = present.set;
-                    (redefined, AddScheduleOutcome::Replaced)
-                }
-            };
+            }
+            (schedule, outcome) = redefine(present.as_ref(), &wanted, now);
+            if outcome == AddScheduleOutcome::Unchanged {
+                return Ok(AddedSchedule { schedule, outcome });
+            }
+        }
+    }
+}
+
+/// What to store so that a schedule gets the definition of `wanted`, and what that does to it.
+fn redefine(
+    present: Option<&Schedule>,
+    wanted: &Schedule,
+    now: Timestamp,
+) -> (Schedule, AddScheduleOutcome) {
+    match present {
+        None => (wanted.clone(), AddScheduleOutcome::Created),
+        Some(present) if present.status == ScheduleStatus::Ended => {
+            (wanted.clone(), AddScheduleOutcome::Replaced)
+        }
+        Some(present) if differing_fields(present, wanted).is_empty() => {
+            (present.clone(), AddScheduleOutcome::Unchanged)
+        }
+        Some(present) => {
+            let mut redefined = replace_definition(present, wanted, now);
+            redefined.set.clone_from(&present.set);
+            (redefined, AddScheduleOutcome::Replaced)
         }
     }
 }
@@ -518,6 +561,64 @@ impl Client {
         Ok(present.map(ScheduleSummary::from))
     }
 
+    /// Returns a schedule and the revision of its stored value. `None` means that it does not exist.
+    ///
+    /// # Errors
+    /// As [`Client::fetch_schedule`].
+    pub async fn fetch_schedule_revision(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<Option<(Schedule, u64)>, ClientError> {
+        let (present, revision) = self.broker.read_schedule(schedule).await?;
+        Ok(present.map(|present| (present, revision)))
+    }
+
+    /// Stores what `decide` makes of a schedule, by compare-and-set. `decide` gets the stored schedule with its
+    /// revision, or `None`, and returns the definition to store; it is asked again if another client or the
+    /// scheduler writes meanwhile, so that what it checks holds for what is replaced.
+    ///
+    /// A replaced schedule keeps its history, its set, and its status if a user paused it. The same definition
+    /// again changes nothing. With `dry_run` nothing is stored, and the result is what would be.
+    ///
+    /// # Errors
+    /// Returns the error of `decide`, and [`ClientError::Broker`] if NATS does not answer or the stored value is
+    /// not a schedule.
+    pub async fn put_schedule<E: From<ClientError>>(
+        &self,
+        schedule: &ScheduleId,
+        dry_run: bool,
+        decide: impl Fn(Option<(&Schedule, u64)>) -> Result<Schedule, E>,
+    ) -> Result<PutSchedule, E> {
+        let broker_error = |error: BrokerError| E::from(error.into());
+        loop {
+            let (present, revision) = self
+                .broker
+                .read_schedule(schedule)
+                .await
+                .map_err(broker_error)?;
+            let wanted = decide(present.as_ref().map(|present| (present, revision)))?;
+            let (wanted, outcome) = redefine(present.as_ref(), &wanted, self.now());
+            if dry_run || outcome == AddScheduleOutcome::Unchanged {
+                return Ok(PutSchedule {
+                    schedule: wanted,
+                    revision,
+                    outcome,
+                });
+            }
+            match self.broker.write_schedule(&wanted, revision).await {
+                Ok(revision) => {
+                    return Ok(PutSchedule {
+                        schedule: wanted,
+                        revision,
+                        outcome,
+                    });
+                }
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(broker_error(error)),
+            }
+        }
+    }
+
     /// Returns the state of the job that a schedule's last tick enqueued. `None` means that no tick
     /// enqueued a job yet, or that the job's record has expired.
     ///
@@ -527,9 +628,56 @@ impl Client {
         &self,
         schedule: &Schedule,
     ) -> Result<Option<LastOutcome>, ClientError> {
-        let Some(job) = &schedule.progress.last_job_id else {
-            return Ok(None);
+        match &schedule.progress.last_job_id {
+            Some(job) => self.outcome_of(schedule, job).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the last runs of a schedule, the latest first, at most `count`: its last tick, and those that its
+    /// rule has before that, back to the first of them that has a job.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn fetch_runs(
+        &self,
+        schedule: &Schedule,
+        count: usize,
+    ) -> Result<Vec<ScheduleRun>, ClientError> {
+        let progress = &schedule.progress;
+        let (Some(job), Some(last_run)) = (&progress.last_job_id, progress.last_run) else {
+            return Ok(Vec::new());
         };
+        let mut ticks = vec![(last_run, job.clone())];
+        if let Ok(plan) = TickPlan::new(schedule, &mut CronCache::default()) {
+            let earlier = ticks_before(&plan, last_run, count.saturating_sub(1));
+            let id = |tick| JobId::for_tick(&schedule.schedule_id, tick);
+            ticks.extend(earlier.into_iter().map(|tick| (tick, id(tick))));
+        }
+        let mut runs: Vec<ScheduleRun> = stream::iter(ticks)
+            .map(|(tick, job_id)| async move {
+                let outcome = self.outcome_of(schedule, &job_id).await?;
+                Ok::<_, ClientError>(ScheduleRun {
+                    tick,
+                    job_id,
+                    outcome,
+                })
+            })
+            .buffered(LOOKUPS_AT_ONCE)
+            .try_collect()
+            .await?;
+        // Times before the schedule was created, or had its present rule, are no ticks of it.
+        let first = runs.iter().rposition(|run| run.outcome.is_some());
+        runs.truncate(first.map_or(1, |first| first + 1));
+        Ok(runs)
+    }
+
+    /// The state of a job of a schedule. `None` if it has neither a record nor a message.
+    async fn outcome_of(
+        &self,
+        schedule: &Schedule,
+        job: &JobId,
+    ) -> Result<Option<LastOutcome>, ClientError> {
         let (record, _) = self.broker.read_record(job).await?;
         if let Some(record) = record.filter(|record| !record.placeholder) {
             return Ok(Some(LastOutcome {
@@ -582,16 +730,37 @@ impl Client {
     /// # Errors
     /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist.
     pub async fn delete_schedule(&self, schedule: &ScheduleId) -> Result<(), ClientError> {
+        self.delete_schedule_if(schedule, false, |_, _| Ok(()))
+            .await
+    }
+
+    /// Deletes a schedule if `check` accepts what is stored: the schedule, or `None` if the stored value is not
+    /// one, and its revision. `check` is asked again if the value changes before it is deleted. With `dry_run`
+    /// nothing is deleted.
+    ///
+    /// # Errors
+    /// Returns the error of `check`, and [`ClientError::NoSuchSchedule`] if the schedule does not exist.
+    pub async fn delete_schedule_if<E: From<ClientError>>(
+        &self,
+        schedule: &ScheduleId,
+        dry_run: bool,
+        check: impl Fn(Option<&Schedule>, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
         loop {
             // unparsed, so that an invalid schedule can be deleted as well
-            let stored = self.broker.read_stored_schedule(schedule).await?;
+            let stored = self.broker.read_stored_schedule(schedule).await;
+            let stored = stored.map_err(|error| E::from(error.into()))?;
             if stored.payload.is_none() {
-                return Err(ClientError::NoSuchSchedule(schedule.to_string()));
+                return Err(ClientError::NoSuchSchedule(schedule.to_string()).into());
+            }
+            check(stored.parse().ok().as_ref(), stored.revision)?;
+            if dry_run {
+                return Ok(());
             }
             match self.broker.remove_schedule(schedule, stored.revision).await {
                 Ok(()) => return Ok(()),
                 Err(BrokerError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(E::from(error.into())),
             }
         }
     }

@@ -73,6 +73,10 @@ pub use job::routing::{has_required_labels, rerouted_record};
 pub use job::takeover::{HolderReply, LeaseEnd, Takeover, decide_takeover};
 pub use job::waiting::{QueueFacts, WaitCause, WaitFacts, describe_missing_labels, wait_cause};
 pub use retry_backoff::ExponentialBackoff;
+pub use schedule::backfill::{
+    BACKFILL_TICKS_DEFAULT, BACKFILL_TICKS_MAX, BackfillError, BackfillOrder, BackfillRange,
+    BackfillTicks,
+};
 pub use schedule::delay::{
     ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, StartDelay, StartDelayError,
     check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,

@@ -88,6 +88,8 @@ audit_actions! {
     ScheduleTrigger => "schedule.trigger",
     /// Schedules were deleted.
     ScheduleDelete => "schedule.delete",
+    /// Jobs of a schedule were enqueued for ticks of the past; `count` is the number of jobs.
+    ScheduleBackfill => "schedule.backfill",
     /// Settings of streams and consumers were changed to what naq needs.
     ServerFix => "server.fix",
 }

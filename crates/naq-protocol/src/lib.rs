@@ -105,7 +105,7 @@ pub use json::{DEPTH_MAX, VALUES_MAX};
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use names::{
     InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
-    ScheduleId, check_prefix,
+    ScheduleId, check_prefix, compact,
 };
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};
@@ -115,8 +115,8 @@ pub use record::{
 pub use rerun::rerun_envelope;
 pub use retry::{Backoff, RetryDelay};
 pub use schedule::{
-    INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
-    Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
+    BACKFILL_LABEL, INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT,
+    MISFIRE_MAX_MAX, Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
 pub use scheduler::{SchedulerInfo, SchedulerState};
 pub use schema::{SCHEMAS, schema};

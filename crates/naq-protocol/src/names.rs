@@ -325,8 +325,9 @@ fn has_sequence_form(id: &str) -> bool {
         })
 }
 
-/// A time in UTC, in a form that a name may contain.
-fn compact(time: Timestamp) -> String {
+/// A time in UTC, in a form that a name may contain: `20261224T170000Z`, with milliseconds if it has any.
+#[must_use]
+pub fn compact(time: Timestamp) -> String {
     let format = if time.unix_ms() % 1_000 == 0 {
         "%Y%m%dT%H%M%SZ"
     } else {

@@ -338,6 +338,9 @@ pub struct TickEnvelope {
     head: Box<str>,
 }
 
+/// The name of the label of a backfill's jobs. Its value is the time at which the backfill was requested.
+pub const BACKFILL_LABEL: &str = "backfill";
+
 /// The fields that identify or time one job, so that an envelope of many jobs cannot have them.
 const PER_JOB_FIELDS: [&str; 5] = [
     "job_id",
@@ -353,6 +356,23 @@ impl TickEnvelope {
     /// # Errors
     /// Returns [`EnvelopeError`] if the envelope is invalid or sets a field that only one job can have.
     pub fn new(schedule: &Schedule) -> Result<TickEnvelope, EnvelopeError> {
+        TickEnvelope::build(schedule, None)
+    }
+
+    /// Prepares the envelope of a schedule for the jobs of a backfill. They have the label [`BACKFILL_LABEL`] with
+    /// this value, unless the envelope has a label of this name. If two jobs of the schedule must not overlap, these
+    /// run one at a time by the concurrency key of `overlap: queue`, unless the envelope has a key.
+    ///
+    /// # Errors
+    /// As [`TickEnvelope::new`].
+    pub fn for_backfill(
+        schedule: &Schedule,
+        backfill: &str,
+    ) -> Result<TickEnvelope, EnvelopeError> {
+        TickEnvelope::build(schedule, Some(backfill))
+    }
+
+    fn build(schedule: &Schedule, backfill: Option<&str>) -> Result<TickEnvelope, EnvelopeError> {
         // A later version may give the jobs of its policy fields that this version does not know.
         let overlap = schedule
             .overlap
@@ -377,7 +397,11 @@ impl TickEnvelope {
         for name in PER_JOB_FIELDS {
             fields.remove(name);
         }
-        if overlap == Overlap::Queue {
+        // The scheduler skips or replaces a tick when it is due; all ticks of a backfill are due at once.
+        let is_serial_backfill = backfill.is_some()
+            && matches!(overlap, Overlap::Skip | Overlap::Replace)
+            && envelope.concurrency_key.is_none();
+        if overlap == Overlap::Queue || is_serial_backfill {
             if envelope.concurrency_key.is_some() {
                 return Err(EnvelopeError::new(
                     RejectReason::Invalid,
@@ -390,6 +414,13 @@ impl TickEnvelope {
                 &format!("schedule {}", schedule.schedule_id),
             )?;
             fields.set("concurrency_max", &1)?;
+        }
+        if let Some(backfill) = backfill {
+            let mut labels = envelope.labels;
+            labels
+                .entry(BACKFILL_LABEL.to_owned())
+                .or_insert_with(|| backfill.to_owned());
+            fields.set("labels", &labels)?;
         }
         fields.set("schedule_id", &schedule.schedule_id)?;
         let mut head = fields.to_json()?;
@@ -466,6 +497,38 @@ mod tests {
             TickEnvelope::new(&both).unwrap_err().path,
             "concurrency_key"
         );
+    }
+
+    #[test]
+    fn jobs_of_a_backfill_have_its_label_and_do_not_overlap_unless_they_may() {
+        let of = |envelope: &str, overlap| {
+            let mut one = schedule(envelope);
+            one.overlap = overlap;
+            let envelope = TickEnvelope::for_backfill(&one, "20261224T170000Z").unwrap();
+            Envelope::parse(envelope.at(one.created_at).as_bytes()).unwrap()
+        };
+        let plain = of(r#"{"command":"x","labels":{"team":"ops"}}"#, Overlap::Allow);
+        let labels: Vec<_> = plain
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        assert_eq!(labels, ["backfill=20261224T170000Z", "team=ops"]);
+        assert_eq!(plain.concurrency_key, None);
+        let own = of(
+            r#"{"command":"x","labels":{"backfill":"no"}}"#,
+            Overlap::Allow,
+        );
+        assert_eq!(own.labels["backfill"], "no");
+        let none = of(r#"{"command":"x","labels":null}"#, Overlap::Allow);
+        assert_eq!(none.labels.len(), 1);
+        for overlap in [Overlap::Skip, Overlap::Replace, Overlap::Queue] {
+            let serial = of(r#"{"command":"x"}"#, overlap);
+            assert_eq!(serial.concurrency_key.as_deref(), Some("schedule nightly"));
+            assert_eq!(serial.concurrency_max, Some(1));
+        }
+        let keyed = of(r#"{"command":"x","concurrency_key":"k"}"#, Overlap::Skip);
+        assert_eq!(keyed.concurrency_key.as_deref(), Some("k"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl TickPlan {
     }
 
     /// Whether counting has stopped at this number.
-    fn is_uncounted(&self, count: u64) -> bool {
+    pub(super) fn is_uncounted(&self, count: u64) -> bool {
         matches!(self.rule, TickRule::Cron { .. }) && count >= MISSED_COUNT_MAX
     }
 
@@ -57,7 +57,12 @@ impl TickPlan {
     ///
     /// Walking every tick since `first` would take long after a long outage, so this looks back from
     /// `until`, four times further each time, until it has seen enough ticks.
-    fn last_ticks(&self, first: Timestamp, until: Timestamp, count: usize) -> Option<Timestamp> {
+    pub(super) fn last_ticks(
+        &self,
+        first: Timestamp,
+        until: Timestamp,
+        count: usize,
+    ) -> Option<Timestamp> {
         if count == 0 {
             return None;
         }
@@ -87,7 +92,7 @@ impl TickPlan {
 
     /// The number of ticks from `first` up to but not including `end`. Those of a cron expression are
     /// counted up to [`MISSED_COUNT_MAX`].
-    fn count_ticks(&self, first: Timestamp, end: Timestamp) -> u64 {
+    pub(super) fn count_ticks(&self, first: Timestamp, end: Timestamp) -> u64 {
         let mut count = 0;
         if let TickRule::Every { interval_ms, .. } = self.rule
             && let Some(second) = self.tick_after(first).filter(|second| *second < end)

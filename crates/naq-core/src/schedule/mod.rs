@@ -2,8 +2,9 @@
 //!
 //! [`plan`] computes ticks from a schedule, [`misfire`] decides which late ticks are still enqueued,
 //! [`update`] changes a schedule, [`pause`] pauses and resumes it, [`progress`] counts its ticks, and
-//! [`delay`] is about delayed jobs. [`failed_starts`] recognizes a schedule whose jobs never run.
+//! [`delay`] is about delayed jobs, and [`backfill`] about ticks of the past. [`failed_starts`] recognizes a schedule whose jobs never run.
 
+pub(crate) mod backfill;
 mod cron_cache;
 pub(crate) mod delay;
 mod error;

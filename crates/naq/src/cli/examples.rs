@@ -349,6 +349,23 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "schedule backfill",
+        &[
+            (
+                "See which runs a schedule would have had",
+                "naq schedule backfill nightly --from '2025-01-01 00:00' --to '2025-02-01 00:00' --dry-run",
+            ),
+            (
+                "Enqueue them",
+                "naq schedule backfill nightly --from '2025-01-01 00:00' --to '2025-02-01 00:00'",
+            ),
+            (
+                "Enqueue the latest seven",
+                "naq schedule backfill nightly --from '2025-01-01 00:00' --limit 7 --order newest",
+            ),
+        ],
+    ),
+    (
         "schedule delete",
         &[
             ("Delete a schedule", "naq schedule delete nightly"),

@@ -500,6 +500,23 @@ pub(super) struct ScheduleChangeReport<'a> {
     pub(super) next_run: Option<Timestamp>,
 }
 
+/// A run of a backfill.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "backfill_run")]
+pub(super) struct BackfillRunReport<'a> {
+    pub(super) schedule_id: &'a ScheduleId,
+    pub(super) job_id: &'a JobId,
+    /// The tick of the schedule.
+    pub(super) scheduled_for: Timestamp,
+    /// Whether the job existed before, so that it is not enqueued.
+    pub(super) existed: bool,
+    /// Whether the job was enqueued; false with `--dry-run`.
+    pub(super) enqueued: bool,
+    /// The value of the job's label `backfill`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backfill: Option<&'a str>,
+}
+
 /// A setting, its value and where it comes from.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "setting")]
@@ -637,6 +654,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<ScheduleReport>(),
         generator.subschema_for::<AddedScheduleReport>(),
         generator.subschema_for::<ScheduleChangeReport>(),
+        generator.subschema_for::<BackfillRunReport<'_>>(),
         generator.subschema_for::<SettingReport>(),
         generator.subschema_for::<TrustReport<'_>>(),
         generator.subschema_for::<CronTime>(),

@@ -1,6 +1,7 @@
 //! `naq schedule`: schedules are added, listed, changed and deleted.
 
 mod apply;
+mod backfill;
 mod crontab;
 mod file_text;
 #[cfg(any(fuzzing, test))]
@@ -71,6 +72,11 @@ enum ScheduleVerb {
     /// Works on a paused schedule too, and leaves the schedule's ticks as they are. Prints the
     /// job's id.
     Trigger(IdArgs),
+    /// Enqueue the runs that a schedule would have had in a range of the past
+    ///
+    /// A run whose job still exists, or whose record has not expired, is left out. Works on a paused
+    /// schedule too, and changes no schedule.
+    Backfill(backfill::Args),
     /// Delete schedules
     ///
     /// Jobs that they have enqueued stay.
@@ -137,6 +143,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         Some(ScheduleVerb::Trigger(args)) => {
             control(session, &args.ids, Action::Trigger, "trigger", &none).await
         }
+        Some(ScheduleVerb::Backfill(args)) => backfill::run(session, args).await,
         Some(ScheduleVerb::Delete(args)) => {
             control(session, &args.ids, Action::Delete, "delete", &none).await
         }

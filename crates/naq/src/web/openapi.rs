@@ -130,6 +130,7 @@ fn describe_parameter(parameter: &Parameter, generator: &mut SchemaGenerator) ->
     let place = match parameter.place {
         ParameterPlace::Path => "path",
         ParameterPlace::Query => "query",
+        ParameterPlace::Header => "header",
     };
     json!({
         "name": parameter.name,
@@ -202,6 +203,10 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "cursor" => json_schema!({"type": "string", "pattern": r"^(\d+\.\d+\.[A-Za-z0-9_-]+)?$"}),
         "audit_cursor" => json_schema!({"type": "string", "pattern": r"^(\d{1,19})?$"}),
         "failed_cursor" => json_schema!({"type": "string", "pattern": r"^(\d+-\d+)?$"}),
+        // one strong version; the server accepts lists too
+        "If-Match" | "If-None-Match" => {
+            json_schema!({"type": "string", "pattern": r#"^(\*|"[!#-+\--~]*")$"#})
+        }
         _ => json_schema!({"type": "string"}),
     };
     of_type.into()

@@ -8,6 +8,7 @@ use serde::Serialize;
 use naq_client::{
     BrokerError, BrokerErrorKind, ClientError, EnvelopeError, ErrorKind, InvalidName,
 };
+use naq_core::ScheduleError;
 
 /// A kind of error: the last part of the address in `type`, and the text of the page at that address.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,14 +58,18 @@ problem_kinds! {
         "The header `Allow` names the methods of this path.";
     CONFLICT 409 "conflict", "The request conflicts with the current state",
         "The id belongs to another envelope, or the job, queue or schedule is in a state that does not allow this.";
+    PRECONDITION_FAILED 412 "precondition-failed", "It has changed since it was read",
+        "The header `If-Match` names a version that is not the present one, or `If-None-Match: *` finds that it exists. Read it again, and decide again.";
     TOO_LARGE 413 "too-large", "The body is too large",
         "A body is at most as large as a message of the NATS server. Put large input into a file or an object.";
     MEDIA_TYPE 415 "media-type", "The path does not accept the type of the body",
         "Send `Content-Type: application/json`.";
     HOST 421 "host", "The request is addressed to another host",
         "The header `Host` does not name this dashboard. Its option `--host-name NAME` adds a name.";
-    REFUSED 422 "refused", "The envelope is refused",
-        "`errors` names each wrong field by a JSON pointer.";
+    REFUSED 422 "refused", "The body is refused",
+        "An envelope, a schedule or another body is invalid. `errors` names each wrong field by a JSON pointer.";
+    PRECONDITION_REQUIRED 428 "precondition-required", "The request does not say what it replaces",
+        "Read what exists, and send the value of its header `ETag` as `If-Match`, so that no change of another user is lost. `If-Match: *` replaces whatever exists.";
     QUEUE_FULL 429 "queue-full", "The queue contains too many jobs",
         "The caller set a limit, and the queue has reached it. Try again later.";
     LOGIN_TOO_OFTEN 429 "login-too-often", "Too many attempts to log in",
@@ -175,6 +180,18 @@ impl Problem {
         self
     }
 
+    /// Why a schedule is refused. The pointer leads to the field, in the body or in its envelope.
+    pub(super) fn of_schedule(error: &ScheduleError) -> Problem {
+        let field = match error {
+            // a policy that only a later version knows decides about the envelopes too
+            ScheduleError::Envelope(error) if error.path == "overlap" => "overlap",
+            ScheduleError::Envelope(error) => return Problem::of_envelope(error, "/envelope"),
+            ScheduleError::Cron(_) => "cron",
+            ScheduleError::Field { field, .. } => field,
+        };
+        Problem::new(&REFUSED, error.to_string()).at(&format!("/{field}"))
+    }
+
     /// The same problem, with more to its detail.
     pub(super) fn explain(mut self, more: &str) -> Problem {
         self.detail.push_str("; ");
@@ -196,14 +213,18 @@ impl Problem {
 }
 
 /// A JSON pointer from the path of a field, such as `args[2]` or `env.A`.
-fn pointer(path: &str) -> String {
+pub(super) fn pointer(path: &str) -> String {
     let mut pointer = String::new();
     for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
         pointer.push('/');
-        let part = part.trim_end_matches(']');
-        pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
+        pointer.push_str(&pointer_token(part.trim_end_matches(']')));
     }
     pointer
+}
+
+/// A name as a part of a JSON pointer.
+pub(super) fn pointer_token(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 impl IntoResponse for Problem {
@@ -231,6 +252,13 @@ impl From<ClientError> for Problem {
     fn from(error: ClientError) -> Problem {
         if let ClientError::Invalid(invalid) = &error {
             return Problem::of_envelope(invalid, "");
+        }
+        if let ClientError::ScheduleError(invalid) = &error {
+            return Problem::of_schedule(invalid);
+        }
+        if let ClientError::InvalidBackfill(invalid) = &error {
+            let pointer = format!("/{}", invalid.field());
+            return Problem::new(&REFUSED, error.to_string()).at(&pointer);
         }
         let kind = match (&error, error.kind()) {
             (ClientError::QueueFull { .. }, _) => &QUEUE_FULL,

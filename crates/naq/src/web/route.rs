@@ -18,6 +18,8 @@ pub(super) enum ParameterPlace {
     Path,
     /// A name in the query.
     Query,
+    /// A header.
+    Header,
 }
 
 /// A parameter of a route.
@@ -74,6 +76,22 @@ pub(super) const fn query(
 ) -> Parameter {
     Parameter {
         place: ParameterPlace::Query,
+        name,
+        text,
+        example,
+        is_required: false,
+        schema: name,
+    }
+}
+
+/// A header of the request, which may be absent.
+pub(super) const fn header(
+    name: &'static str,
+    text: &'static str,
+    example: &'static str,
+) -> Parameter {
+    Parameter {
+        place: ParameterPlace::Header,
         name,
         text,
         example,

@@ -106,6 +106,18 @@ impl Tokens {
         found.map(Token::identity)
     }
 
+    /// A digest of something of this kind, 16 hexadecimal digits, which nobody can compute without the first token.
+    pub(super) fn keyed_digest(&self, kind: &str, bytes: &[u8]) -> String {
+        let Some(token) = self.0.first() else {
+            return String::new();
+        };
+        let mut context = hmac::Context::with_key(&token.session_key);
+        // no colon follows, so it is the text of no session
+        context.update(format!("digest of a {kind}\n").as_bytes());
+        context.update(bytes);
+        hex(&context.sign().as_ref()[..8])
+    }
+
     /// The value of a cookie for a session of this token that begins now. `None` if no such token exists.
     pub(super) fn new_session(&self, name: &str, now: Timestamp) -> Option<String> {
         let token = self.0.iter().find(|token| token.name == name)?;

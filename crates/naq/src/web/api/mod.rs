@@ -1,6 +1,7 @@
 //! The HTTP API. Each module has the routes about one kind of thing.
 
 pub(super) mod audit;
+mod backfill;
 mod events;
 pub(super) mod failed;
 mod flows;
@@ -12,7 +13,7 @@ mod queues;
 mod schedules;
 mod schemas;
 mod server;
-mod submit;
+pub(super) mod submit;
 mod submit_many;
 mod times;
 mod workers;
@@ -40,6 +41,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         audit::ROUTES,
         schemas::ROUTES,
         health::ROUTES,
+        backfill::ROUTES,
     ]
     .into_iter()
     .flatten()

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
 use axum::{Extension, Json};
@@ -11,17 +12,36 @@ use serde::Serialize;
 
 use super::jobs::hide_values;
 use super::parameters::{DRY_RUN, Query};
+use super::submit::check_media_type;
 use crate::web::access::Right;
+use crate::web::audit::Tally;
+use crate::web::precondition::{Etag, Precondition, is_unchanged};
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, path, query, schema_of};
+use crate::web::route::{self, Parameter, Route, empty, json, path, query, schema_of};
+use crate::web::schedule_definition::{self, ScheduleDefinition};
 use crate::web::state::Web;
-use naq_client::{ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary};
+use naq_client::{
+    AddScheduleOutcome, ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary,
+};
 use naq_protocol::{AuditAction, JobId, QueueName, Schedule, ScheduleId, Timestamp};
 
 /// Maximum number of schedules in an answer.
 const SCHEDULES_MAX: usize = 10_000;
 
 const SCHEDULE: Parameter = path("schedule", "Name of the schedule", "nightly");
+
+const IF_NONE_MATCH: Parameter = route::header(
+    "If-None-Match",
+    "`*`: create the schedule, and replace nothing. A reader sends the version that it has",
+    "*",
+);
+
+const IF_MATCH: Parameter = route::header(
+    "If-Match",
+    "The version that is replaced, as the header `ETag` of an answer has it; `*` for any. The ticks of a schedule \
+     do not count as a change",
+    "\"17-1f0c3a5e7b9d2468\"",
+);
 
 pub(super) const ROUTES: &[Route] = &[
     Route::get("/api/schedules", Right::View, "List schedules", |method| {
@@ -36,9 +56,59 @@ pub(super) const ROUTES: &[Route] = &[
         "Show a schedule",
         |method| on(method, show),
     )
-    .parameters(&[SCHEDULE])
-    .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
+    .parameters(&[SCHEDULE, IF_NONE_MATCH])
+    .answers(&[
+        json(
+            200,
+            "The schedule; the header `ETag` has its version",
+            schema_of::<ScheduleState>,
+        ),
+        empty(304, "The sender has this version (`If-None-Match`)"),
+    ])
     .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::put(
+        "/api/schedules/{schedule}",
+        Right::Submit,
+        "Create a schedule, or replace its definition; its history stays",
+        |method| on(method, put),
+    )
+    .audited(AuditAction::ScheduleAdd)
+    .parameters(&[SCHEDULE, IF_MATCH, IF_NONE_MATCH, DRY_RUN])
+    .body(schema_of::<ScheduleDefinition>)
+    .answers(&[
+        json(
+            200,
+            "The schedule is replaced, or had this definition already, or `dry_run` was given",
+            schema_of::<ScheduleState>,
+        ),
+        json(201, "The schedule is created", schema_of::<ScheduleState>),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::PRECONDITION_FAILED,
+        &problem::TOO_LARGE,
+        &problem::MEDIA_TYPE,
+        &problem::REFUSED,
+        &problem::PRECONDITION_REQUIRED,
+        &problem::STORAGE_FULL,
+    ]),
+    Route::delete(
+        "/api/schedules/{schedule}",
+        Right::Operate,
+        "Delete a schedule; jobs that it has enqueued stay",
+        |method| on(method, delete),
+    )
+    .audited(AuditAction::ScheduleDelete)
+    .parameters(&[SCHEDULE, IF_MATCH, DRY_RUN])
+    .answers(&[empty(
+        204,
+        "The schedule is deleted, or would be, with `dry_run`",
+    )])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::PRECONDITION_FAILED,
+    ]),
     Route::post(
         "/api/schedules/{schedule}/pause",
         Right::Operate,
@@ -115,11 +185,15 @@ struct ScheduleState {
     /// The command of its jobs, in one line. Absent if the envelope is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<String>,
+    /// What its user has chosen, as `PUT` takes it. Absent if the envelope is invalid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition: Option<ScheduleDefinition>,
 }
 
 impl ScheduleState {
     fn new(summary: ScheduleSummary) -> ScheduleState {
         let command = summary.command();
+        let definition = ScheduleDefinition::of(&summary.schedule);
         let mut schedule = summary.schedule;
         if let Some(hidden) = hide_values(&schedule.envelope) {
             schedule.envelope = hidden;
@@ -129,6 +203,7 @@ impl ScheduleState {
             next_tick: summary.next_run,
             problem: summary.problem,
             command,
+            definition,
         }
     }
 }
@@ -174,8 +249,70 @@ async fn list(
 async fn show(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-) -> Result<Json<ScheduleState>, Problem> {
-    state_of(&web, &ScheduleId::new(&name)?).await
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let name = ScheduleId::new(&name)?;
+    let Some((schedule, revision)) = web.client.fetch_schedule_revision(&name).await? else {
+        return Err(ClientError::NoSuchSchedule(name.to_string()).into());
+    };
+    let etag = schedule_definition::etag_of(&web.config.tokens, Some(&schedule), revision);
+    if is_unchanged(&headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, etag_header(&etag)).into_response());
+    }
+    let state = ScheduleState::new(schedule.into());
+    Ok((etag_header(&etag), Json(state)).into_response())
+}
+
+fn etag_header(etag: &Etag) -> [(header::HeaderName, String); 1] {
+    [(header::ETAG, etag.to_string())]
+}
+
+async fn put(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    Extension(query): Extension<Query>,
+    Extension(tally): Extension<Tally>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let name = ScheduleId::new(&name)?;
+    let is_dry = query.is_on("dry_run")?;
+    let precondition = Precondition::read(&headers)?;
+    check_media_type(&headers)?;
+    let definition = ScheduleDefinition::parse(&body)?;
+    let (put, etag) =
+        schedule_definition::put(&web, &name, &definition, &precondition, is_dry).await?;
+    let state = Json(ScheduleState::new(put.schedule.into()));
+    if is_dry {
+        return Ok(state.into_response());
+    }
+    let status = match put.outcome {
+        AddScheduleOutcome::Created => StatusCode::CREATED,
+        AddScheduleOutcome::Replaced => {
+            tally.set_action(AuditAction::ScheduleUpdate);
+            StatusCode::OK
+        }
+        AddScheduleOutcome::Unchanged => {
+            tally.set_unchanged();
+            StatusCode::OK
+        }
+    };
+    let place = format!("{}/api/schedules/{name}", web.base_path());
+    let headers = [(header::LOCATION, place), (header::ETAG, etag.to_string())];
+    Ok((status, headers, state).into_response())
+}
+
+async fn delete(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    Extension(query): Extension<Query>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let name = ScheduleId::new(&name)?;
+    let precondition = Precondition::read(&headers)?;
+    let is_dry = query.is_on("dry_run")?;
+    schedule_definition::delete(&web, &name, &precondition, is_dry).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The state of a schedule, read now.

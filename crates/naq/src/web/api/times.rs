@@ -63,7 +63,7 @@ pub(super) const ROUTES: &[Route] = &[
 /// A time, in UTC and in a time zone.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "zoned_time")]
-struct ZonedTime {
+pub(super) struct ZonedTime {
     /// In UTC.
     utc: Timestamp,
     /// In the zone of the expression or the schedule, with its offset.
@@ -71,7 +71,7 @@ struct ZonedTime {
 }
 
 impl ZonedTime {
-    fn new(utc: Timestamp, zone: Timezone) -> ZonedTime {
+    pub(super) fn new(utc: Timestamp, zone: Timezone) -> ZonedTime {
         ZonedTime {
             local: zone.format(utc.0),
             utc,
