@@ -253,6 +253,12 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     contract.prints("why", &["why", "never"]);
     contract.prints("cancelled", &["cancel", "never"]);
     contract.prints("worker", &["workers"]);
+    let idle = naq.worker(&["leaving"]).arg("--name=leaving").spawn();
+    eventually("the worker is listed", || {
+        naq.cli(["workers", "leaving"]).run().code == Some(0)
+    });
+    contract.prints("worker_drain", &["workers", "drain", "leaving"]);
+    assert!(idle.wait_exit().success());
     let scheduler = naq.cli(["scheduler"]).follow();
     eventually("the scheduler is listed", || {
         let listed = naq.cli(["scheduler", "list", "--json"]).run();

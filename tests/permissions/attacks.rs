@@ -167,6 +167,7 @@ fn a_worker_and_a_reader_change_nothing_of_others() {
                 "$JS.API.CONSUMER.MSG.NEXT.naq_queue_deploy.naq-worker",
                 "$JS.API.STREAM.DELETE.naq_queue_build",
                 "$KV.naq_scheduled_jobs.mine",
+                "$KV.naq_workers.drain.any",
                 "naq.control.worker.any",
             ][..],
         ),

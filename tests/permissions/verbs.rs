@@ -22,7 +22,7 @@ fn every_verb_runs_in_its_role_without_a_denial() {
     let first = fleet.start_service("worker", &worker, "working");
     fleet.expect_no_denial("a worker created the streams");
     first.stop();
-    let _plain = fleet.start_service("worker", &worker, "working");
+    let plain = fleet.start_service("worker", &worker, "working");
     fleet.expect_no_denial("a worker found the streams");
     let labelled = [
         "worker",
@@ -62,6 +62,9 @@ fn every_verb_runs_in_its_role_without_a_denial() {
     fleet.expect_no_denial("another scheduler took over");
     queues(&fleet);
     fleet.expect_no_denial("an operator changed queues");
+    fleet.run("operator", &["workers", "drain", "plain"]);
+    assert!(plain.wait_exit().success());
+    fleet.expect_no_denial("an operator drained a worker");
 }
 
 /// All ways to enqueue.

@@ -101,7 +101,7 @@ impl Place<'_> {
             prefix: verb.replace([' ', '-'], "_"),
             worker: None,
         };
-        place.worker = Some(place.spawn("exec naq worker 2> worker.log"));
+        place.worker = Some(place.spawn("exec naq worker --name build-1 2> worker.log"));
         let mut child = place.spawn(FIXTURE);
         assert!(child.wait().unwrap().success(), "the fixture of {verb}");
         place

@@ -229,3 +229,32 @@ fn schemas_of_wire_types_are_served() {
         .send()
         .problem(401, "unauthenticated");
 }
+
+#[test]
+fn a_worker_is_drained() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let worker = naq.worker(&["build"]).arg("--name=anvil").spawn();
+    crate::harness::naq::eventually("the worker is listed", || {
+        dashboard.get("/api/workers/anvil").status == 200
+    });
+    let would = dashboard
+        .post("/api/workers/anvil/drain?dry_run")
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&would["name"], would.get("acknowledged")),
+        (&json!("anvil"), None)
+    );
+    let id = would["worker_id"].as_str().unwrap();
+    let draining = dashboard
+        .post(&format!("/api/workers/{id}/drain"))
+        .expect(202)
+        .json();
+    assert_eq!(draining["acknowledged"], true, "{draining}");
+    assert!(worker.wait_exit().success());
+    dashboard
+        .post("/api/workers/anvil/drain")
+        .problem(404, "not-found");
+}

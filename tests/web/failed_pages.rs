@@ -6,28 +6,28 @@ use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 /// A browser with a session.
-struct Browser<'d> {
+pub(super) struct Browser<'d> {
     dashboard: &'d Dashboard,
     session: String,
 }
 
 impl Browser<'_> {
-    fn open(dashboard: &Dashboard) -> Browser<'_> {
+    pub(super) fn open(dashboard: &Dashboard) -> Browser<'_> {
         let session = dashboard.log_in();
         Browser { dashboard, session }
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(super) fn get(&self, path: &str) -> Answer {
         let request = self.dashboard.anonymous("GET", path);
         request.header("Cookie", &self.session).send()
     }
 
     /// Sends a form as a page of the dashboard does.
-    fn submit(&self, path: &str, form: &str) -> Answer {
+    pub(super) fn submit(&self, path: &str, form: &str) -> Answer {
         self.submit_from("same-origin", path, form)
     }
 
-    fn submit_from(&self, site: &str, path: &str, form: &str) -> Answer {
+    pub(super) fn submit_from(&self, site: &str, path: &str, form: &str) -> Answer {
         let request = self.dashboard.anonymous("POST", path);
         let request = request.header("Cookie", &self.session);
         let request = request.header("Sec-Fetch-Site", site);
@@ -38,7 +38,7 @@ impl Browser<'_> {
 
     /// Sends a form, and opens the page that the answer redirects to.
     #[track_caller]
-    fn submit_and_follow(&self, path: &str, form: &str) -> String {
+    pub(super) fn submit_and_follow(&self, path: &str, form: &str) -> String {
         let answer = self.submit(path, form).expect(303);
         let place = answer.header("location").unwrap().to_owned();
         self.get(&place).expect(200).text()
@@ -47,7 +47,7 @@ impl Browser<'_> {
 
 /// The value of a hidden field of a page.
 #[track_caller]
-fn hidden(page: &str, name: &str) -> String {
+pub(super) fn hidden(page: &str, name: &str) -> String {
     let mark = format!("name=\"{name}\" value=\"");
     let rest = page
         .split_once(&mark)
@@ -326,6 +326,25 @@ fn workers_are_shown_with_what_they_run() {
         assert!(page.contains(words), "{words}: {page}");
     }
     assert!(!page.contains("<b>a100"), "{page}");
+    assert!(
+        page.contains("Drain anvil") && page.contains("It runs 1 job."),
+        "{page}"
+    );
+    let read_only = Dashboard::start(&naq, &["--read-only"]);
+    let viewer = Browser::open(&read_only);
+    let seen = viewer.get("/workers").expect(200).text();
+    assert!(!seen.contains("Drain anvil"), "{seen}");
+    viewer.submit("/workers/anvil/drain", "").expect(403);
+    browser.submit("/workers/none/drain", "").expect(404);
+    browser
+        .submit_from("cross-site", "/workers/anvil/drain", "")
+        .expect(403);
+    let done = browser.submit_and_follow("/workers/anvil/drain", "");
+    assert!(done.contains("The worker anvil drains"), "{done}");
+    eventually("the page says that it drains", || {
+        let page = browser.get("/workers").expect(200).text();
+        page.contains("draining") && !page.contains("Drain anvil")
+    });
     // every page leads to the others
     for path in ["/", "/failed", "/schedules", "/workers"] {
         let page = browser.get(path).expect(200).text();

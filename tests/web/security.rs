@@ -35,6 +35,7 @@ fn protected() -> Vec<(String, String)> {
         ("POST".to_owned(), "/schedules/x/pause".to_owned()),
         ("POST".to_owned(), "/schedules/x/resume".to_owned()),
         ("POST".to_owned(), "/schedules/x/trigger".to_owned()),
+        ("POST".to_owned(), "/workers/x/drain".to_owned()),
     ]);
     assert!(found.len() > 15, "{found:?}");
     found

@@ -1,5 +1,6 @@
 //! How jobs of a queue reach workers: limits, pauses, labels, suspended workers, purges.
 
+mod drain;
 mod label_routes;
 mod limit;
 mod pause;

@@ -79,6 +79,12 @@ pub enum ClientError {
     /// The range of a backfill is invalid.
     #[error(transparent)]
     InvalidBackfill(#[from] BackfillError),
+    /// No worker with this id or name runs.
+    #[error("there is no worker `{0}`")]
+    NoSuchWorker(String),
+    /// Several workers with this name run.
+    #[error("several workers are named `{0}`; give an id")]
+    AmbiguousWorker(String),
     /// Neither a record nor a message of this job exists.
     #[error("there is no job `{0}`: it was never enqueued here, or its record has expired")]
     NoSuchJob(JobId),
@@ -195,6 +201,8 @@ impl ClientError {
             ClientError::ScheduleError(_) => ErrorKind::Usage,
             ClientError::NoSuchJob(_)
             | ClientError::NoSuchSchedule(_)
+            | ClientError::NoSuchWorker(_)
+            | ClientError::AmbiguousWorker(_)
             | ClientError::NoDeadLetter(_)
             | ClientError::NoEnvelope(_) => ErrorKind::NotFound,
             ClientError::NotEnded { .. }

@@ -90,6 +90,7 @@ mod ttl;
 mod unclaimed;
 mod waiter;
 mod waiting;
+mod workers;
 
 pub use audit::{AuditActionFilter, AuditFilter, AuditFollow, AuditList, AuditPage, AuditRecord};
 pub use bulk::BulkEnqueue;
@@ -123,6 +124,7 @@ pub use schedules::{
 };
 pub use stored_output::StoredOutput;
 pub use waiter::Waiter;
+pub use workers::DrainRequested;
 
 pub use naq_core::{
     BACKFILL_TICKS_DEFAULT, BACKFILL_TICKS_MAX, BackfillError, BackfillOrder, BackfillRange,

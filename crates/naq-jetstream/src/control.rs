@@ -19,11 +19,13 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum ControlCommand {
     /// Stop this job: its record says that a cancel was requested.
     Cancel(JobId),
+    /// Drain: a stored request says so.
+    Drain,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct ControlReply {
-    /// Whether the worker has the job.
+    /// Whether the worker has the job, or can drain.
     ok: bool,
 }
 
@@ -61,7 +63,22 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn notify_cancel(&self, worker_id: &str, job: &JobId) -> Result<bool, BrokerError> {
-        let request = serde_json::to_vec(&ControlCommand::Cancel(job.clone()))
+        self.notify(worker_id, &ControlCommand::Cancel(job.clone()))
+            .await
+    }
+
+    /// Notifies a worker that a request to drain it [is stored](Broker::request_drain). Returns whether the worker
+    /// reads it; `false` also if the worker does not answer, because it has ended or is disconnected, or is of a
+    /// version that cannot be drained in this way.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
+    pub async fn notify_drain(&self, worker_id: &str) -> Result<bool, BrokerError> {
+        self.notify(worker_id, &ControlCommand::Drain).await
+    }
+
+    async fn notify(&self, worker_id: &str, command: &ControlCommand) -> Result<bool, BrokerError> {
+        let request = serde_json::to_vec(command)
             .map_err(|error| BrokerError::not_json("the value", error))?;
         let subject = self.names.control_of_worker(worker_id);
         let asked = self.client.request(subject, Bytes::from(request));

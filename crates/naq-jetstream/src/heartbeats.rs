@@ -62,7 +62,7 @@ impl Broker {
         bucket: &str,
     ) -> Result<Vec<Info>, BrokerError> {
         let stream = Names::bucket_stream(bucket);
-        let mut messages = self.read_keys(&stream, &format!("$KV.{bucket}.>")).await?;
+        let mut messages = self.read_keys(&stream, &format!("$KV.{bucket}.*")).await?;
         let (mut heartbeats, mut bytes) = (BTreeMap::new(), 0);
         while let Some(message) = messages.recv().await {
             let message = message?;

@@ -392,6 +392,19 @@ impl Names {
         format!("$KV.{}_workers.*", self.prefix)
     }
 
+    /// The key of a request to drain a worker. It is no key of a heartbeat, so that a worker, which may write its
+    /// heartbeat, cannot drain others.
+    #[must_use]
+    pub fn drain_request(&self, worker_id: &str) -> String {
+        format!("$KV.{}_workers.drain.{worker_id}", self.prefix)
+    }
+
+    /// The keys of requests to drain any worker.
+    #[must_use]
+    pub fn all_drain_requests(&self) -> String {
+        format!("$KV.{}_workers.drain.*", self.prefix)
+    }
+
     /// The subject under which the server republishes each stored change of a record.
     #[must_use]
     pub fn event(&self, job: &JobId) -> String {

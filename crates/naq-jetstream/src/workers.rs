@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::heartbeats::REMOVED_MARKER_TTL;
+use crate::names::Names;
 use crate::stream::publish::PendingWrite;
-use naq_protocol::WorkerInfo;
+use crate::stream::stream_api::MessageSelector;
+use naq_protocol::{Timestamp, WorkerInfo};
+
+/// How long a request to drain a worker is kept, for a worker that is disconnected. A worker that starts again has
+/// another id.
+const DRAIN_REQUEST_TTL: Duration = Duration::from_secs(86_400);
 
 impl Broker {
     /// Sends a worker's heartbeat, which expires after `ttl` unless it is written again.
@@ -53,6 +61,43 @@ impl Broker {
     pub async fn check_storage(&self) -> Result<(), BrokerError> {
         let nobody = self.names.worker("storage-check");
         self.remove_heartbeat(nobody, Duration::from_secs(1)).await
+    }
+
+    /// Stores the request that a worker drains. The worker reads it when it is [notified](Broker::notify_drain),
+    /// when it reconnects, and from time to time.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses the request or does not answer.
+    pub async fn request_drain(
+        &self,
+        worker_id: &str,
+        requested_at: Timestamp,
+    ) -> Result<(), BrokerError> {
+        let payload = serde_json::json!({ "requested_at": requested_at }).to_string();
+        let mut headers = HeaderMap::new();
+        let ttl = format!("{}s", DRAIN_REQUEST_TTL.as_secs());
+        headers.insert(async_nats::header::NATS_MESSAGE_TTL, ttl);
+        let subject = self.names.drain_request(worker_id);
+        self.send(subject, headers, payload.into())
+            .await?
+            .confirmed()
+            .await
+            .map(|_| ())
+    }
+
+    /// Whether a request is stored that this worker drains.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses the request or does not answer.
+    pub async fn is_drain_requested(&self, worker_id: &str) -> Result<bool, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.workers_bucket());
+        let subject = self.names.drain_request(worker_id);
+        let found = self.read_message(&stream, MessageSelector::LastBySubject(&subject));
+        // the marker of an expired request has no payload
+        let is_request = |payload: bytes::Bytes| !payload.is_empty();
+        Ok(found
+            .await?
+            .is_some_and(|found| is_request(found.payload())))
     }
 
     /// Lists the workers whose heartbeat has not expired, by name.

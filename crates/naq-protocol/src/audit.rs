@@ -90,6 +90,8 @@ audit_actions! {
     ScheduleDelete => "schedule.delete",
     /// Jobs of a schedule were enqueued for ticks of the past; `count` is the number of jobs.
     ScheduleBackfill => "schedule.backfill",
+    /// Workers were asked to drain.
+    WorkerDrain => "worker.drain",
     /// Settings of streams and consumers were changed to what naq needs.
     ServerFix => "server.fix",
 }

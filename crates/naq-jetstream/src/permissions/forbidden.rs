@@ -62,12 +62,14 @@ pub fn forbidden_operations(
             writing("forge a record", [names.all_records()]),
             writing("store schedules", [names.all_schedules()]),
             writing("control workers", [names.control_of_all_workers()]),
+            writing("drain workers", [names.all_drain_requests()]),
             writing("take the lead of schedulers", [names.leader_lease()]),
         ]);
     }
     if role == Role::Worker {
         operations.push(writing("store schedules", [names.all_schedules()]));
         operations.push(writing("control workers", [names.control_of_all_workers()]));
+        operations.push(writing("drain workers", [names.all_drain_requests()]));
     }
     if role == Role::Producer {
         operations.push(writing(

@@ -241,6 +241,8 @@ impl Subjects<'_> {
                 self.message_reads(&[
                     Self::bucket(names.results_bucket()),
                     Self::bucket(names.slots_bucket()),
+                    // whether an operator has requested that it drains
+                    Self::bucket(names.workers_bucket()),
                     requires.clone(),
                     names.files_stream(),
                 ]),
@@ -465,6 +467,7 @@ impl Subjects<'_> {
             ),
             self.dependents(),
             writing("store schedules", [names.all_schedules()]),
+            writing("drain workers", [names.all_drain_requests()]),
             writing("pause and resume queues", queue_changes),
             reading("follow changes of schedules", [names.schedule_events()]),
         ]

@@ -161,8 +161,9 @@ async fn work_and_schedule(
         let ended = worker::run_worker(client.clone(), runner.clone(), worker, requests).await;
         if let Err(error) = &ended {
             tracing::error!("the worker has ended, stopping the scheduler: {error}");
-            stop_both();
         }
+        // also if an operator has drained the worker
+        stop_both();
         ended
     };
     tokio::join!(working, scheduling)

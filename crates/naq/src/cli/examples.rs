@@ -459,6 +459,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "workers drain",
+        &[
+            (
+                "See what a worker runs",
+                "naq workers drain build-1 --dry-run",
+            ),
+            ("Drain it", "naq workers drain build-1"),
+        ],
+    ),
+    (
         "worker",
         &[
             ("Run jobs of the default queue", "naq worker"),

@@ -517,6 +517,19 @@ pub(super) struct BackfillRunReport<'a> {
     pub(super) backfill: Option<&'a str>,
 }
 
+/// A worker that was asked to drain.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "worker_drain")]
+pub(super) struct WorkerDrain<'a> {
+    pub(super) worker_id: &'a str,
+    pub(super) name: &'a str,
+    /// How many jobs it ran at its last heartbeat.
+    pub(super) running: u32,
+    /// Whether the worker has received the request. Absent with `--dry-run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) acknowledged: Option<bool>,
+}
+
 /// A setting, its value and where it comes from.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "setting")]
@@ -655,6 +668,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<AddedScheduleReport>(),
         generator.subschema_for::<ScheduleChangeReport>(),
         generator.subschema_for::<BackfillRunReport<'_>>(),
+        generator.subschema_for::<WorkerDrain<'_>>(),
         generator.subschema_for::<SettingReport>(),
         generator.subschema_for::<TrustReport<'_>>(),
         generator.subschema_for::<CronTime>(),

@@ -149,7 +149,7 @@ enum Verb {
     /// `naq purge --results` frees room in the store, and works when it is full. `naq purge QUEUE` is
     /// the Python library's name for `naq queue purge`.
     Purge(purge::Args),
-    /// List workers
+    /// List or drain workers
     Workers(workers::Args),
     /// Run a worker, which runs jobs of queues
     ///
@@ -197,7 +197,7 @@ enum Verb {
     JobControl(Box<job_control::Args>),
     /// List workers (the Python library's name for `naq workers`)
     #[command(hide = true)]
-    ListWorkers(workers::Args),
+    ListWorkers(workers::ListArgs),
 }
 
 /// The verbs and their options.
@@ -388,7 +388,8 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Queue(args) => queue::run(session, args).await,
         Verb::Queues(args) => queue::list(session, args).await,
         Verb::Purge(args) => purge::run(session, args).await,
-        Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(session, args).await,
+        Verb::Workers(args) => workers::run(session, args).await,
+        Verb::ListWorkers(args) => workers::list(session, args).await,
         Verb::Worker(args) => worker::run(session, args).await,
         Verb::Scheduler(args) => scheduler::run(session, args).await,
         Verb::Dashboard(args) => dashboard::run(session, args).await,

@@ -38,6 +38,17 @@ impl Args {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    if let [verb, worker, ..] = args.queues.as_slice()
+        && verb == "drain"
+    {
+        // It would start a worker where someone means to stop one.
+        let drain = naq_protocol::command_line(["naq", "workers", "drain", worker]);
+        return Err(
+            Failure::usage("`drain` is no verb of a worker; its arguments are queues").hint(
+                format!("`{drain}` drains a worker; name a queue `drain` last to serve it"),
+            ),
+        );
+    }
     let queues = queue_names(session, &args.queues)?;
     // Before the connection: a worker that is refused should not wait for NATS.
     check_root_jobs(session, &queues)?;

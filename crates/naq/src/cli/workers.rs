@@ -1,5 +1,7 @@
 //! `naq workers`, and `naq list-workers` as the Python library calls it
 
+mod drain;
+
 use super::exit::{Exit, FREE_ROOM, Failure};
 use super::render::{self, Column};
 use super::session::Session;
@@ -8,13 +10,38 @@ use naq_client::describe_unstored;
 use naq_protocol::{Timestamp, WorkerInfo, WorkerState};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<WorkersVerb>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum WorkersVerb {
+    /// Drain workers: they start no more jobs, let those that run finish, and exit
+    ///
+    /// Does what a TERM signal to each of them does, from any machine. Jobs that still run after the worker's
+    /// drain timeout are stopped and requeued. Whatever restarts the worker, such as systemd, starts a new one.
+    Drain(drain::Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
     /// Names or ids of the workers to list [default: all]
     #[arg(value_name = "WORKER")]
     workers: Vec<String>,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb {
+        None => list(session, args.list).await,
+        Some(WorkersVerb::Drain(args)) => drain::run(session, args).await,
+    }
+}
+
+pub(super) async fn list(session: &Session, args: ListArgs) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let mut workers = client.list_workers().await?;
     if !args.workers.is_empty() {

@@ -148,6 +148,13 @@ const PAGES: &[Route] = &[
     Route::get("/audit", Right::Operate, "Audit", |method| {
         on(method, pages::audit::show)
     }),
+    Route::post(
+        "/workers/{worker}/drain",
+        Right::Operate,
+        "Drain a worker",
+        |method| on(method, pages::workers::drain),
+    )
+    .audited(AuditAction::WorkerDrain),
     Route::get(
         "/api/openapi.json",
         Right::View,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::coalescing::Coalescing;
 use super::context::WorkerContext;
 use super::heartbeat::{self, HEARTBEAT_JOBS_MAX, HeartbeatFacts};
-use super::lease::{MessageKey, MessageLease};
+use super::lease::{MessageKey, MessageLease, RecordCheck};
 use super::options::{WorkerCommand, WorkerSummary};
 use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
@@ -69,6 +69,10 @@ pub(super) struct Worker {
     consumers_checked_at: Instant,
     /// When the loop last got an event, by a clock that counts suspended time.
     last_event_at: BootInstant,
+    /// Whether it is being read if someone has requested that this worker drains.
+    drain_check: RecordCheck,
+    /// Someone has requested that this worker drains.
+    is_drain_requested: bool,
     /// When jobs that still run while draining are stopped.
     drain_deadline: Option<Instant>,
     /// When the loop ends, although outcomes are not recorded yet.
@@ -117,6 +121,8 @@ impl Worker {
             started_at: now(),
             consumers_checked_at: Instant::now(),
             last_event_at: BootInstant::now(),
+            drain_check: RecordCheck::Idle,
+            is_drain_requested: false,
             drain_deadline: None,
             exit_deadline: None,
             coalescing: Coalescing::new(),
@@ -179,12 +185,20 @@ impl Worker {
                     let is_due = self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL;
                     if is_connected && is_due {
                         self.recreate_stale_consumers();
+                        // in case the notification was lost
+                        self.check_drain_request();
                     }
                 }
-                LoopEvent::Report(report) => self.on_reports(report, &mut inbox),
+                LoopEvent::Report(report) => {
+                    self.on_reports(report, &mut inbox);
+                    self.drain_if_requested().await;
+                }
                 LoopEvent::Control(call) => self.on_control(call),
                 LoopEvent::LeaseQuery(query) => self.on_lease_query(query),
-                LoopEvent::Reconnected => self.confirm_leases(),
+                LoopEvent::Reconnected => {
+                    self.confirm_leases();
+                    self.check_drain_request();
+                }
                 LoopEvent::WritesStored => tracing::info!("NATS stores outcomes again"),
                 LoopEvent::Pull(event) => self.on_pull_event(event),
                 LoopEvent::DrainTimeout => self.on_drain_timeout(),
@@ -349,6 +363,12 @@ impl Worker {
                     self.start_or_requeue(*delivery);
                 }
             }
+            Report::DrainChecked { is_requested } => {
+                self.is_drain_requested |= is_requested;
+                if self.drain_check.finish() && !self.is_drain_requested {
+                    self.read_drain_request();
+                }
+            }
             Report::LeasesConfirmed => self.confirming = self.confirming.saturating_sub(1),
             // the timer of the next renewal did not count the time that the machine was suspended
             Report::ClockSet => self.renew_leases(),
@@ -433,10 +453,18 @@ impl Worker {
         true
     }
 
-    /// Reads the record of the job that a request names. The request alone cancels nothing: a program may
-    /// send it without the right to write records, and only the record says that the job is cancelled.
-    fn on_control(&self, call: ReceivedCommand) {
-        let ControlCommand::Cancel(job_id) = &call.request;
+    /// Reads what is stored about a request. The request alone neither cancels a job nor drains the worker: a program
+    /// may send it without the right to write what is stored, and only that counts.
+    fn on_control(&mut self, call: ReceivedCommand) {
+        let job_id = match &call.request {
+            ControlCommand::Cancel(job_id) => job_id,
+            ControlCommand::Drain => {
+                let can_drain = self.context.options.single_job.is_none();
+                tokio::spawn(call.reply(can_drain));
+                self.check_drain_request();
+                return;
+            }
+        };
         let mut leases = self.context.leases.all().into_iter();
         let lease = leases.find(|lease| lease.job_id().as_ref() == Some(job_id));
         tokio::spawn(call.reply(lease.is_some()));
@@ -449,6 +477,35 @@ impl Worker {
                 lease.carry_out_check(broker, worker_id).await;
             });
         }
+    }
+
+    /// Reads whether someone has requested that this worker drains, unless it is being read. The worker of `naq run`
+    /// ends with its one job anyway.
+    fn check_drain_request(&mut self) {
+        let serves_queues = self.context.options.single_job.is_none();
+        if serves_queues && self.command == WorkerCommand::Run && self.drain_check.request() {
+            self.read_drain_request();
+        }
+    }
+
+    /// Begins to drain if someone has requested it.
+    async fn drain_if_requested(&mut self) {
+        if self.is_drain_requested && self.command == WorkerCommand::Run {
+            tracing::info!("an operator has requested that this worker drains");
+            self.on_command(WorkerCommand::Drain).await;
+        }
+    }
+
+    fn read_drain_request(&self) {
+        let (context, reports) = (Arc::clone(&self.context), self.reports.clone());
+        tokio::spawn(async move {
+            let read = context.broker.is_drain_requested(&context.worker_id).await;
+            let is_requested = read.unwrap_or_else(|error| {
+                tracing::debug!("cannot read whether this worker is to drain: {error}");
+                false
+            });
+            let _ = reports.send(Report::DrainChecked { is_requested }).await;
+        });
     }
 
     fn on_lease_query(&self, query: ReceivedLeaseQuery) {

@@ -18,11 +18,12 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// sequence takes longer.
 const IDENTITY_TRUST: Duration = Duration::from_secs(1);
 
-/// Whether a read of a job's record was requested. At most one task reads it, however many requests come.
+/// Whether a read of a stored value was requested, such as a job's record. At most one task reads it, however many
+/// requests come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RecordCheck {
+pub(super) enum RecordCheck {
     Idle,
-    /// A task reads the record.
+    /// A task reads the value.
     Reading,
     /// Another request has come since the task began to read, so it reads once more.
     ReadAgain,
@@ -30,7 +31,7 @@ enum RecordCheck {
 
 impl RecordCheck {
     /// Notes a request. Returns whether the caller has to read.
-    fn request(&mut self) -> bool {
+    pub(super) fn request(&mut self) -> bool {
         let is_idle = *self == RecordCheck::Idle;
         *self = if is_idle {
             RecordCheck::Reading
@@ -40,8 +41,8 @@ impl RecordCheck {
         is_idle
     }
 
-    /// Notes that the record was read. Returns whether it has to be read again.
-    fn finish(&mut self) -> bool {
+    /// Notes that the value was read. Returns whether it has to be read again.
+    pub(super) fn finish(&mut self) -> bool {
         let is_again = *self == RecordCheck::ReadAgain;
         *self = if is_again {
             RecordCheck::Reading

@@ -19,6 +19,8 @@ pub(super) enum Report {
     },
     /// The server has confirmed the leases after a reconnect, or the time for that is over.
     LeasesConfirmed,
+    /// It was read whether someone has requested that this worker drains.
+    DrainChecked { is_requested: bool },
     /// The wall clock was set or the machine resumed: leases may have expired meanwhile.
     ClockSet,
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Redirect, Response};
 use serde::Serialize;
 
 use super::frame::frame;
 use crate::clock;
 use crate::text::{count, relative_time};
-use crate::web::access::Identity;
-use crate::web::api::parameters::Query;
+use crate::web::access::{Identity, Right};
+use crate::web::api::parameters::{Query, encode};
 use crate::web::problem::Problem;
 use crate::web::state::Web;
 use naq_protocol::{QueueName, Timestamp, WorkerInfo, WorkerState, escape};
@@ -43,6 +43,10 @@ struct WorkerRow {
     started: String,
     started_at: String,
     seen: String,
+    /// Whether it can be drained.
+    is_open: bool,
+    /// What a drain of it means for its jobs.
+    drain_text: String,
     /// Why the worker takes no jobs. Empty if it takes jobs.
     problem: String,
 }
@@ -53,11 +57,13 @@ pub(in crate::web) async fn show(
     query: RawQuery,
 ) -> Response {
     let workers = async {
-        Query::parse(query, &[])?;
-        Ok::<_, Problem>(web.client.list_workers().await?)
+        let query = Query::parse(query, &["draining", "unheard"])?;
+        let draining = query.one("draining")?.map(escape).unwrap_or_default();
+        let is_unheard = query.is_on("unheard")?;
+        Ok::<_, Problem>((web.client.list_workers().await?, draining, is_unheard))
     };
-    let workers = match workers.await {
-        Ok(workers) => workers,
+    let (workers, draining, is_unheard) = match workers.await {
+        Ok(found) => found,
         Err(problem) => return web.error_page(&problem),
     };
     let now = clock::now();
@@ -69,6 +75,9 @@ pub(in crate::web) async fn show(
     let running: u64 = workers.iter().map(|worker| u64::from(worker.running)).sum();
     let mut context = frame(&identity, "/workers", false);
     context.insert("workers", &rows);
+    context.insert("draining", &draining);
+    context.insert("is_unheard", &is_unheard);
+    context.insert("may_operate", &(identity.right >= Right::Operate));
     let total = count(workers.len() as u64, "worker");
     context.insert(
         "total",
@@ -113,8 +122,35 @@ fn row(worker: &WorkerInfo, now: Timestamp) -> WorkerRow {
         started: relative_time(worker.started_at, now),
         started_at: worker.started_at.to_string(),
         seen: relative_time(worker.last_seen, now),
+        is_open: matches!(worker.state, WorkerState::Busy | WorkerState::Idle),
+        drain_text: match worker.running {
+            0 => "It runs no job, and exits at once.".to_owned(),
+            running => format!(
+                "It runs {}. Jobs that still run after its drain timeout are stopped and requeued.",
+                count(u64::from(running), "job")
+            ),
+        },
         problem: naq_client::describe_unstored(worker)
             .map(|text| escape(&text))
             .unwrap_or_default(),
+    }
+}
+
+/// Requests that a worker drains.
+pub(in crate::web) async fn drain(
+    State(web): State<Arc<Web>>,
+    Path(worker): Path<String>,
+) -> Response {
+    match web.client.drain_worker(&worker).await {
+        Ok(requested) => {
+            let name = encode(&requested.worker.name);
+            let unheard = match requested.acknowledged {
+                true => "",
+                false => "&unheard",
+            };
+            let base = web.base_path();
+            Redirect::to(&format!("{base}/workers?draining={name}{unheard}")).into_response()
+        }
+        Err(error) => web.error_page(&error.into()),
     }
 }
