@@ -110,3 +110,22 @@ fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
     browsing.expect("ended");
     browsing.expect("good");
 }
+
+#[test]
+fn schedules_are_created_backfilled_and_deleted_in_the_browser() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &["--allow-submit"]);
+    let Some(mut browsing) = Browsing::start("schedule.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("created");
+    browsing.expect("backfilled");
+    let _worker = naq.worker(&["build", "beats"]).spawn();
+    let _scheduler = naq.cli(["scheduler"]).follow();
+    let add = [
+        "schedule", "add", "--name", "beat", "-q", "beats", "--every", "500ms", "--", "false",
+    ];
+    naq.cli(add).run().succeeds();
+    browsing.expect("good");
+}

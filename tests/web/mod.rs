@@ -14,6 +14,7 @@ mod job;
 mod jobs;
 mod metrics;
 mod pages;
+mod schedule_pages;
 mod schedules;
 mod security;
 

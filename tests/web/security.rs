@@ -36,6 +36,13 @@ fn protected() -> Vec<(String, String)> {
         ("POST".to_owned(), "/schedules/x/resume".to_owned()),
         ("POST".to_owned(), "/schedules/x/trigger".to_owned()),
         ("POST".to_owned(), "/workers/x/drain".to_owned()),
+        ("GET".to_owned(), "/schedules/x".to_owned()),
+        ("GET".to_owned(), "/schedules/x/edit".to_owned()),
+        ("POST".to_owned(), "/schedules/x/edit".to_owned()),
+        ("POST".to_owned(), "/schedules/x/delete".to_owned()),
+        ("POST".to_owned(), "/schedules/x/backfill".to_owned()),
+        ("GET".to_owned(), "/create/schedule".to_owned()),
+        ("POST".to_owned(), "/create/schedule".to_owned()),
     ]);
     assert!(found.len() > 15, "{found:?}");
     found

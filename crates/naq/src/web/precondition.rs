@@ -73,6 +73,14 @@ impl Precondition {
         }
     }
 
+    /// The precondition of a form, which contains the version that its page was made of.
+    ///
+    /// # Errors
+    /// Returns a problem if the text is not a version.
+    pub(super) fn of_form(etag: &str) -> Result<Precondition, Problem> {
+        Ok(Precondition::OneOf(parse_etags("etag", etag)?))
+    }
+
     /// Checks what is stored before it is replaced. `present` is its version; `None` means that it does not exist.
     ///
     /// # Errors

@@ -144,6 +144,11 @@ impl Problem {
         &self.detail
     }
 
+    /// The fields of the body that are wrong.
+    pub(super) fn errors(&self) -> &[FieldProblem] {
+        &self.errors
+    }
+
     /// The body of an answer with this problem.
     pub(super) fn into_body(self) -> ProblemBody {
         ProblemBody {

@@ -26,6 +26,11 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("schedules.html", include_str!("templates/schedules.html")),
     ("workers.html", include_str!("templates/workers.html")),
     ("audit.html", include_str!("templates/audit.html")),
+    ("schedule.html", include_str!("templates/schedule.html")),
+    (
+        "schedule_form.html",
+        include_str!("templates/schedule_form.html"),
+    ),
     ("login.html", include_str!("templates/login.html")),
     ("error.html", include_str!("templates/error.html")),
 ];

@@ -152,3 +152,8 @@ const state = document.getElementById("live-state");
 const log = document.getElementById("live-output");
 const listen = log && showOutput(log, document.getElementById("live-jump"));
 if (view && state) follow(view, state, listen);
+
+/** Shows times in the time zone of the viewer. Without this script they are in UTC. */
+const local = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "long" });
+for (const time of document.querySelectorAll("time.local")) time.textContent = local.format(new Date(time.dateTime));
+for (const title of document.querySelectorAll("[data-local]")) title.textContent = title.dataset.local;

@@ -130,6 +130,12 @@ fn facts(envelope: &Envelope) -> Vec<Fact> {
     facts.collect()
 }
 
+/// An envelope with a field in each line. Empty if it is no object.
+pub(super) fn envelope_text(envelope: &RawValue) -> String {
+    let fields: Option<Fields> = serde_json::from_str(envelope.get()).ok();
+    fields.as_ref().map(pretty).unwrap_or_default()
+}
+
 /// The envelope with a field in each line. The values are as they were written.
 fn pretty(fields: &Fields) -> String {
     let lines: Vec<String> = fields

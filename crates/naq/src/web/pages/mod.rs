@@ -13,5 +13,7 @@ pub(super) mod live;
 pub(super) mod login;
 pub(super) mod overview;
 pub(super) mod problems;
+pub(super) mod schedule;
+pub(super) mod schedule_form;
 pub(super) mod schedules;
 pub(super) mod workers;

@@ -17,18 +17,63 @@ use crate::web::access::{Identity, Right};
 use crate::web::api::parameters::Query;
 use crate::web::problem::Problem;
 use crate::web::state::Web;
-use naq_client::{ClientError, ListedSchedule, ScheduleFilter, ScheduleSummary};
+use naq_client::{
+    ClientError, LastOutcome, ListedSchedule, ScheduleFilter, ScheduleRun, ScheduleSummary,
+};
 use naq_cron::{Cron, Timezone};
 use naq_protocol::{JobId, Schedule, ScheduleId, ScheduleStatus, Timestamp, escape};
 
-/// Number of schedules in a page.
-const SCHEDULES_MAX: usize = 100;
+/// Number of schedules in a page. For each, the outcomes of its last runs are read.
+const SCHEDULES_MAX: usize = 50;
+
+/// Number of runs of a schedule in the list.
+const RUNS_SHOWN: usize = 10;
 
 /// Maximum number of schedules that are read for a page.
 const READ_MAX: usize = 10_000;
 
-/// Number of outcomes that are read at the same time.
-const READS_AT_ONCE: usize = 16;
+/// Number of schedules whose runs are read at the same time.
+const READS_AT_ONCE: usize = 4;
+
+/// A run in a strip of runs.
+#[derive(Serialize)]
+pub(super) struct RunCell {
+    /// The class of its state, or `none` for a tick without a job.
+    pub(super) class: &'static str,
+    /// Its state and time.
+    pub(super) text: String,
+    /// The job. Empty if the tick has none.
+    pub(super) job_id: String,
+}
+
+/// The strip of runs, the latest last.
+pub(super) fn run_cells(runs: &[ScheduleRun], zone: Timezone) -> Vec<RunCell> {
+    let cells = runs.iter().rev().map(|run| {
+        let at = in_zone(run.tick, zone);
+        match &run.outcome {
+            Some(outcome) => RunCell {
+                class: class_of(outcome.state),
+                text: format!("{}, {at}", ending_of(outcome)),
+                job_id: run.job_id.to_string(),
+            },
+            None => RunCell {
+                class: "none",
+                text: format!("no job, {at}: it was left out, or its record has expired"),
+                job_id: String::new(),
+            },
+        }
+    });
+    cells.collect()
+}
+
+fn ending_of(outcome: &LastOutcome) -> Ending {
+    Ending {
+        state: outcome.state,
+        reason: outcome.reason,
+        exit_code: outcome.exit_code,
+        signal: outcome.signal,
+    }
+}
 
 #[derive(Serialize)]
 struct ScheduleRow {
@@ -47,12 +92,12 @@ struct ScheduleRow {
     next_in_zone: String,
     next_utc: String,
     next_utc_text: String,
+    strip: Vec<RunCell>,
     last: String,
-    last_class: &'static str,
     last_at: String,
-    last_job: String,
     runs: u64,
-    missed: String,
+    /// Ticks that its policies left out, in words. Empty if there are none.
+    left_out: String,
     command: String,
     /// Why it has no ticks.
     problem: String,
@@ -74,7 +119,10 @@ async fn schedules(
     identity: &Identity,
     query: RawQuery,
 ) -> Result<tera::Context, Problem> {
-    let query = Query::parse(query, &["after", "paused", "resumed", "triggered"])?;
+    let query = Query::parse(
+        query,
+        &["after", "paused", "resumed", "triggered", "deleted"],
+    )?;
     let after: Option<ScheduleId> = query.parsed("after", |name| ScheduleId::new(name))?;
     let (mut listed, unreadable, is_cut) = read_all(web).await?;
     listed.sort_by(|one, next| one.schedule.schedule_id.cmp(&next.schedule.schedule_id));
@@ -102,6 +150,7 @@ async fn schedules(
     context.insert("next", &next.unwrap_or_default());
     context.insert("is_first", &after.is_none());
     context.insert("may_operate", &(identity.right >= Right::Operate));
+    context.insert("may_submit", &(identity.right >= Right::Submit));
     let snapshot = web.live.snapshot().await?;
     context.insert("has_leader", &snapshot.facts.leader.is_some());
     insert_done(&mut context, &query)?;
@@ -112,11 +161,12 @@ async fn schedules(
 fn insert_done(context: &mut tera::Context, query: &Query) -> Result<(), Problem> {
     let name = |parameter| query.parsed(parameter, |name| ScheduleId::new(name));
     let job = query.parsed("triggered", |job| JobId::new(job))?;
-    let done = match (name("paused")?, name("resumed")?) {
-        (Some(name), _) => format!("The schedule `{name}` is paused."),
-        (None, Some(name)) => format!("The schedule `{name}` is active."),
-        (None, None) if job.is_some() => "Enqueued the job".to_owned(),
-        (None, None) => String::new(),
+    let done = match (name("paused")?, name("resumed")?, name("deleted")?) {
+        (Some(name), ..) => format!("The schedule `{name}` is paused."),
+        (None, Some(name), _) => format!("The schedule `{name}` is active."),
+        (None, None, Some(name)) => format!("The schedule `{name}` is deleted."),
+        (None, None, None) if job.is_some() => "Enqueued the job".to_owned(),
+        (None, None, None) => String::new(),
     };
     context.insert("done", &done);
     context.insert(
@@ -150,22 +200,16 @@ async fn row(
     summary: ScheduleSummary,
     now: Timestamp,
 ) -> Result<ScheduleRow, ClientError> {
-    let outcome = web.client.fetch_last_outcome(&summary.schedule).await?;
+    let runs = web.client.fetch_runs(&summary.schedule, RUNS_SHOWN).await?;
     let schedule = &summary.schedule;
     let progress = &schedule.progress;
     let (rule, rule_text) = rule(schedule);
-    let zone = schedule.tz.as_deref().unwrap_or("UTC");
+    let zone = zone_of(schedule);
     let (status, class) = status(&summary);
-    let ending = outcome.map(|outcome| Ending {
-        state: outcome.state,
-        reason: outcome.reason,
-        exit_code: outcome.exit_code,
-        signal: outcome.signal,
-    });
-    let missed = match (progress.missed, progress.missed_is_minimum) {
-        (0, _) => String::new(),
-        (missed, false) => missed.to_string(),
-        (missed, true) => format!("≥ {missed}"),
+    let last = match runs.first().map(|run| run.outcome) {
+        Some(Some(outcome)) => ending_of(&outcome).to_string(),
+        Some(None) => "expired".to_owned(),
+        None => String::new(),
     };
     let problem = summary.problem.as_deref();
     let problem = problem.or(schedule.paused_reason.as_deref());
@@ -182,7 +226,7 @@ async fn row(
         is_paused: schedule.status == ScheduleStatus::Paused,
         rule,
         rule_text,
-        zone: escape(zone),
+        zone: zone.name().to_owned(),
         next: summary
             .next_run
             .map(|next| match next > now {
@@ -200,28 +244,47 @@ async fn row(
             .unwrap_or_default(),
         next_utc_text: summary
             .next_run
-            .map(|next| in_zone(next, "UTC"))
+            .map(|next| in_zone(next, Timezone::UTC))
             .unwrap_or_default(),
-        last_class: ending.map_or("idle", |ending| class_of(ending.state)),
-        last: ending.map(|ending| ending.to_string()).unwrap_or_default(),
+        strip: run_cells(&runs, zone),
+        last,
         last_at: progress
             .last_run
             .map(|last| relative_time(last, now))
             .unwrap_or_default(),
-        last_job: progress
-            .last_job_id
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
         runs: progress.runs,
-        missed,
+        left_out: left_out(schedule),
         command: summary.command().as_deref().map(escape).unwrap_or_default(),
         problem: problem.map(escape).unwrap_or_default(),
     })
 }
 
+/// The time zone in which a schedule's times are shown. UTC if its zone is unknown.
+pub(super) fn zone_of(schedule: &Schedule) -> Timezone {
+    let zone = schedule.tz.as_deref();
+    zone.and_then(|name| name.parse().ok()).unwrap_or_default()
+}
+
+/// How many ticks the policies for late and overlapping ticks left out.
+fn left_out(schedule: &Schedule) -> String {
+    let progress = &schedule.progress;
+    let at_least = match progress.missed_is_minimum {
+        true => "≥ ",
+        false => "",
+    };
+    let numbers = [
+        (
+            progress.missed,
+            format!("{at_least}{} missed", progress.missed),
+        ),
+        (progress.skipped, format!("{} skipped", progress.skipped)),
+    ];
+    let parts = numbers.into_iter().filter(|(number, _)| *number > 0);
+    parts.map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+}
+
 /// The rule of its ticks, and in words.
-fn rule(schedule: &Schedule) -> (String, String) {
+pub(super) fn rule(schedule: &Schedule) -> (String, String) {
     if let Some(cron) = &schedule.cron {
         let text = Cron::parse(cron).map(|cron| cron.explain());
         return (escape(cron), text.unwrap_or_default());
@@ -230,7 +293,8 @@ fn rule(schedule: &Schedule) -> (String, String) {
     (every.unwrap_or_default(), String::new())
 }
 
-fn status(summary: &ScheduleSummary) -> (String, &'static str) {
+/// Its status, and the class of the status.
+pub(super) fn status(summary: &ScheduleSummary) -> (String, &'static str) {
     let status = summary.schedule.status;
     match status {
         _ if summary.problem.is_some() => ("invalid".to_owned(), "bad"),
@@ -244,8 +308,7 @@ fn status(summary: &ScheduleSummary) -> (String, &'static str) {
 }
 
 /// A moment in a time zone, to the second: `2026-12-24 18:00:00 +01:00`.
-fn in_zone(moment: Timestamp, zone: &str) -> String {
-    let zone: Timezone = zone.parse().unwrap_or_default();
+pub(super) fn in_zone(moment: Timestamp, zone: Timezone) -> String {
     let second = Timestamp::from_unix_ms(moment.unix_ms().div_euclid(1_000) * 1_000);
     let text = zone
         .format(second.unwrap_or(moment).0)
