@@ -253,15 +253,15 @@ fn history(schedule: &Schedule, zone: Timezone, now: Timestamp) -> Vec<Fact> {
         Fact::new("Jobs enqueued", progress.runs),
         Fact {
             text: match schedule.misfire {
-                Misfire::Skip => "late ticks, which `misfire` skip leaves out",
-                Misfire::Once => "late ticks but the last, which `misfire` once leaves out",
-                _ => "late ticks beyond `misfire_max`",
+                Misfire::Skip => "late ticks (misfire: skip)",
+                Misfire::Once => "late ticks before the last of them (misfire: once)",
+                _ => "late ticks beyond the maximum (misfire: all)",
             },
             class: warned(progress.missed),
             ..Fact::new("Missed", missed)
         },
         Fact {
-            text: "ticks while the job before had not ended (`overlap` skip)",
+            text: "ticks while the job before had not ended (overlap: skip)",
             ..Fact::new("Skipped", progress.skipped)
         },
     ];
