@@ -1,10 +1,12 @@
 //! Metrics: counters, gauges and histograms, in the formats of Prometheus and OpenMetrics.
 //!
-//! `table` lists every metric. The registry and docs/metrics.md are generated from it. A room gets handles of
+//! `table` lists every metric. The registry, docs/metrics.md and the Grafana dashboard
+//! are generated from it. A room gets handles of
 //! its metrics at its start, and changes them by atomic operations. No metric names a job, a command, an
 //! argument or a host: users choose only the label values that name queues and schedules, of which at most
 //! 500 are reported.
 
+mod board;
 mod handles;
 mod labels;
 mod listener;
@@ -13,6 +15,7 @@ mod process;
 mod registry;
 mod table;
 
+pub use board::{grafana_board, grafana_expressions};
 pub(crate) use handles::{Counter, Gauge, Histogram, SecondsCounter};
 pub(crate) use labels::{LABEL_VALUES_MAX, LabelValue, LabelValues, OTHER};
 pub use listener::{MetricsListener, MetricsToken};

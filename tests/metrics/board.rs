@@ -1,0 +1,59 @@
+//! docs/grafana: the dashboard is the one of the table, and Prometheus understands what it asks.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::ROOT;
+use crate::harness::find_program;
+use naq::metrics::{grafana_board, grafana_expressions};
+
+#[test]
+fn the_grafana_dashboard_matches_the_table() {
+    let path = Path::new(ROOT).join("docs/grafana/naq-overview.json");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a developer asks the test to write the file by this variable"
+    )]
+    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
+    if update {
+        std::fs::write(&path, grafana_board()).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        grafana_board(),
+        "run NAQ_TEST_UPDATE=1 cargo nextest run grafana"
+    );
+}
+
+#[test]
+fn promtool_parses_each_expression_of_the_grafana_dashboard() {
+    let Some(promtool) = find_program("promtool", "the Grafana dashboard is not checked") else {
+        return;
+    };
+    let expressions = grafana_expressions();
+    assert!(expressions.len() > 40);
+    let rules: Vec<String> = expressions
+        .iter()
+        .enumerate()
+        .map(|(number, expression)| {
+            // the values of Grafana's variables
+            let expression = expression
+                .replace("$__rate_interval", "5m")
+                .replace("$job", ".*")
+                .replace("$queue", ".*");
+            let expression = serde_json::Value::from(expression);
+            format!("  - record: naq:panel_{number}\n    expr: {expression}\n")
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yml");
+    let text = format!("groups:\n- name: board\n  rules:\n{}", rules.concat());
+    std::fs::write(&file, text).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the parser of Prometheus")]
+    let output = Command::new(promtool)
+        .args(["check", "rules"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:#?}");
+}
