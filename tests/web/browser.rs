@@ -129,3 +129,17 @@ fn schedules_are_created_backfilled_and_deleted_in_the_browser() {
     naq.cli(add).run().succeeds();
     browsing.expect("good");
 }
+
+#[test]
+fn a_job_is_enqueued_by_the_form_and_edited() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &["--allow-submit"]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let Some(mut browsing) = Browsing::start("enqueue.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("checked");
+    browsing.expect("edited");
+    browsing.expect("good");
+}

@@ -7,6 +7,7 @@ mod audit;
 mod bodies;
 mod browser;
 mod control;
+mod enqueue;
 mod failed;
 mod failed_pages;
 mod http;

@@ -9,6 +9,8 @@ mod api;
 mod assets;
 mod audit;
 mod audit_log;
+mod enqueue_form;
+mod envelope_diff;
 mod failure_groups;
 mod filter;
 mod guard;

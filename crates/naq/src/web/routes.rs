@@ -202,6 +202,19 @@ const PAGES: &[Route] = &[
     )
     .audited(AuditAction::WorkerDrain),
     Route::get(
+        "/enqueue",
+        Right::Submit,
+        "Enqueue a job, or edit one and run it again",
+        |method| on(method, pages::enqueue::show),
+    ),
+    Route::post(
+        "/enqueue",
+        Right::Submit,
+        "Check or enqueue a job",
+        |method| on(method, pages::enqueue::submit),
+    )
+    .audited(AuditAction::JobEnqueue),
+    Route::get(
         "/api/openapi.json",
         Right::View,
         "The OpenAPI document",
@@ -351,7 +364,7 @@ mod tests {
             let is_audit = matches!(route.path, "/audit" | "/api/audit");
             let may_change = route.right.is_some_and(|right| right > Right::View);
             assert_eq!(
-                is_change && !is_login || is_audit,
+                (is_change && !is_login) || is_audit,
                 may_change,
                 "{} {}",
                 route.method,

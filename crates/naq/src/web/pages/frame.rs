@@ -12,6 +12,7 @@ const PLACES: &[(&str, &str, Right)] = &[
     ("/schedules", "Schedules", Right::View),
     ("/workers", "Workers", Right::View),
     ("/audit", "Audit", Right::Operate),
+    ("/enqueue", "Enqueue", Right::Submit),
 ];
 
 /// A link of the header.

@@ -1,14 +1,13 @@
 //! The envelope of a job for its page, without the values of variables, and commands that enqueue the job
 //! again.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::job_view::Fact;
 use crate::text::excerpt;
 use crate::web::api::jobs::hide_values;
+use crate::web::enqueue_form::{Fields, pretty};
 use naq_protocol::command_line;
 use naq_protocol::units::{format_duration, format_size};
 use naq_protocol::{Envelope, Record, escape, escape_json};
@@ -17,7 +16,7 @@ use naq_protocol::{Envelope, Record, escape, escape_json};
 const TEXT_CHARS_MAX: usize = 32_768;
 
 /// Fields that identify one job, so that a command to enqueue it again must not contain them.
-const OWN_FIELDS: &[&str] = &[
+pub(super) const OWN_FIELDS: &[&str] = &[
     "job_id",
     "rerun_of",
     "schedule_id",
@@ -28,9 +27,6 @@ const OWN_FIELDS: &[&str] = &[
 
 /// The fields that the short form of the command can express.
 const SIMPLE_FIELDS: &[&str] = &["command", "args", "env", "secrets", "labels", "timeout"];
-
-/// The fields of an envelope, as they are written.
-type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// The variables of the envelope's part of `job.html`.
 #[derive(Serialize)]
@@ -55,7 +51,7 @@ pub(super) fn envelope_view(record: &Record, address: &str) -> Option<EnvelopeVi
     let hidden = hide_values(record.envelope.as_deref()?)?;
     let mut fields: Fields = serde_json::from_str(hidden.get()).ok()?;
     let envelope = Envelope::parse(hidden.get().as_bytes()).ok();
-    let json = pretty(&fields);
+    let json = escape_json(&pretty(&fields)).into_owned();
     for own in OWN_FIELDS {
         fields.remove(*own);
     }
@@ -133,22 +129,8 @@ fn facts(envelope: &Envelope) -> Vec<Fact> {
 /// An envelope with a field in each line. Empty if it is no object.
 pub(super) fn envelope_text(envelope: &RawValue) -> String {
     let fields: Option<Fields> = serde_json::from_str(envelope.get()).ok();
-    fields.as_ref().map(pretty).unwrap_or_default()
-}
-
-/// The envelope with a field in each line. The values are as they were written.
-fn pretty(fields: &Fields) -> String {
-    let lines: Vec<String> = fields
-        .iter()
-        .map(|(name, value)| {
-            let name = serde_json::to_string(name).unwrap_or_default();
-            format!("  {}: {}", escape_json(&name), escape_json(value.get()))
-        })
-        .collect();
-    match lines.as_slice() {
-        [] => "{}".to_owned(),
-        lines => format!("{{\n{}\n}}", lines.join(",\n")),
-    }
+    let text = fields.as_ref().map(pretty).unwrap_or_default();
+    escape_json(&text).into_owned()
 }
 
 /// The envelope in one line, without characters that a terminal would act on.
@@ -159,7 +141,7 @@ fn compact(fields: &Fields) -> String {
 }
 
 /// A command that enqueues the same envelope again.
-fn cli(queue: &str, fields: &Fields, envelope: Option<&Envelope>) -> String {
+pub(super) fn cli(queue: &str, fields: &Fields, envelope: Option<&Envelope>) -> String {
     let is_simple = fields
         .keys()
         .all(|field| SIMPLE_FIELDS.contains(&field.as_str()));

@@ -70,6 +70,7 @@ pub(super) struct JobView {
     class: &'static str,
     can_cancel: bool,
     can_retry: bool,
+    can_edit: bool,
     error: String,
     why: Option<Why>,
     notes: Vec<String>,
@@ -166,6 +167,7 @@ pub(super) fn job_view(reading: &JobReading, right: Right, now: Timestamp) -> Jo
         class: class_of(record.state()),
         can_cancel: may_operate && !has_ended && !record.cancel_requested,
         can_retry: may_operate && has_ended,
+        can_edit: right >= Right::Submit && record.envelope.is_some(),
         error: record.error.as_deref().map(escape).unwrap_or_default(),
         why: reading.cause.as_ref().map(|cause| Why {
             pieces: pieces(&describe(&record.job_id, cause, now, HEARTBEAT_KEPT)),

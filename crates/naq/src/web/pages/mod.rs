@@ -1,6 +1,7 @@
 //! Pages for browsers, rendered on the server. They work without scripts; a script updates open ones.
 
 pub(super) mod audit;
+pub(super) mod enqueue;
 pub(super) mod failed;
 mod frame;
 pub(super) mod job;
