@@ -103,6 +103,9 @@ fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
     ];
     naq.cli(words).run().succeeds();
     naq.wait_running(&crate::harness::naq::id("talks"));
+    let flow = r#"{"jobs":{"a":{"command":"true"},"b":{"command":"true","depends_on":["a"]}}}"#;
+    let sent = dashboard.request("POST", "/api/flows?name=night&queue=other");
+    sent.json(flow).send().expect(201);
     let Some(mut browsing) = Browsing::start("job.mjs", &[&dashboard.login]) else {
         return;
     };

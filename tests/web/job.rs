@@ -144,6 +144,61 @@ fn a_page_says_why_a_job_does_not_run_and_what_it_depends_on() {
 }
 
 #[test]
+fn the_page_of_a_flow_shows_its_jobs_and_follows_them_until_the_last_has_ended() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let flow = serde_json::json!({"jobs": {
+        "fetch": {"command": "true"},
+        "build": {"command": "false", "depends_on": ["fetch"]},
+        "alarm": {"command": "true", "depends_on": [{"job": "build", "on": "failure"}]},
+        "<b>": null,
+    }});
+    let refused = dashboard.request("POST", "/api/flows?name=night&queue=build");
+    refused.json(flow.to_string()).send().expect(422);
+    let mut flow = flow;
+    flow["jobs"].as_object_mut().unwrap().remove("<b>");
+    let sent = dashboard.request("POST", "/api/flows?name=night&queue=build");
+    sent.json(flow.to_string()).send().expect(201);
+    let page = dashboard.get("/flows/night").expect(200).text();
+    assert!(page.contains("data-live=\"/live?flow=night\""), "{page}");
+    assert_eq!(page.matches("<path class=\"edge").count(), 2, "{page}");
+    assert_eq!(
+        page.matches("<path class=\"edge other\"").count(),
+        1,
+        "{page}"
+    );
+    assert!(page.contains(">alarm</text>"), "{page}");
+    assert!(page.contains("3 queued"), "{page}");
+    let job = dashboard.get("/jobs/night-build").expect(200).text();
+    assert!(job.contains("href=\"/flows/night\""), "{job}");
+    assert!(job.contains("<path class=\"edge"), "{job}");
+    dashboard.get("/flows/nothing").expect(404);
+
+    let session = dashboard.log_in();
+    let mut stream = dashboard
+        .anonymous("GET", "/live?flow=night")
+        .header("Cookie", &session)
+        .open();
+    let (status, headers) = read_head(&mut stream);
+    assert_eq!(status, 200, "{headers:?}");
+    let _worker = naq.worker(&["build"]).spawn();
+    let lines: Vec<String> = stream
+        .lines()
+        .map(|line| line.unwrap())
+        .take_while(|line| line != "event: end")
+        .collect();
+    let last = lines.join("\n");
+    assert!(
+        last.contains("2 succeeded") && last.contains("1 failed"),
+        "{last}"
+    );
+    let page = dashboard.get("/flows/night").expect(200).text();
+    assert!(!page.contains("data-live"), "{page}");
+    assert!(page.contains("3 jobs, took"), "{page}");
+}
+
+#[test]
 fn a_job_is_cancelled_and_run_again_by_forms() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

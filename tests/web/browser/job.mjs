@@ -58,7 +58,7 @@ const looked = await browser.newContext({ bypassCSP: true, storageState: await c
 const look = await looked.newPage();
 for (const colorScheme of ["light", "dark"]) {
   await look.emulateMedia({ colorScheme });
-  for (const [width, path] of [[1280, "jobs"], [400, "jobs"], [1280, "jobs/talks"], [400, "jobs/talks"]]) {
+  for (const [width, path] of [[1280, "jobs"], [400, "jobs"], [1280, "jobs/talks"], [400, "jobs/talks"], [1280, "flows/night"], [400, "flows/night"]]) {
     await look.setViewportSize({ width, height: 900 });
     await look.goto(new URL(path, new URL("../", page.url())).href);
     await look.evaluate(axe);

@@ -13,6 +13,7 @@ mod enqueue_form;
 mod envelope_diff;
 mod failure_groups;
 mod filter;
+mod graph;
 mod guard;
 mod job_rows;
 mod job_search;

@@ -142,6 +142,9 @@ const PAGES: &[Route] = &[
         |method| on(method, pages::schedules::trigger),
     )
     .audited(AuditAction::ScheduleTrigger),
+    Route::get("/flows/{flow}", Right::View, "A flow", |method| {
+        on(method, pages::flow::show)
+    }),
     Route::get("/workers", Right::View, "Workers", |method| {
         on(method, pages::workers::show)
     }),

@@ -18,6 +18,12 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("jobs.html", include_str!("templates/jobs.html")),
     ("job.html", include_str!("templates/job.html")),
     ("job_body.html", include_str!("templates/job_body.html")),
+    (
+        "dependencies.html",
+        include_str!("templates/dependencies.html"),
+    ),
+    ("flow.html", include_str!("templates/flow.html")),
+    ("flow_body.html", include_str!("templates/flow_body.html")),
     ("enqueue.html", include_str!("templates/enqueue.html")),
     ("failed.html", include_str!("templates/failed.html")),
     (

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::dependencies::Dependencies;
 use super::frame::frame;
 use super::job_envelope::{EnvelopeView, envelope_view};
-use super::job_row::class_of;
 use super::job_view::{JobReading, job_view};
 use crate::clock;
-use crate::text::{Ending, bytes, excerpt};
+use crate::text::bytes;
 use crate::web::access::{Identity, Right};
 use crate::web::api::jobs::has_ended;
 use crate::web::live_output::LiveOutput;
@@ -23,9 +23,7 @@ use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
 use crate::web::stored_output;
 use naq_client::{CancelOutcome, Client, ClientError, OutputStream, StoredOutput};
-use naq_protocol::{
-    CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, OUTPUT_BYTES_MAX, Record, escape,
-};
+use naq_protocol::{CapturedOutput, FLOW_LABEL, JobId, OUTPUT_BYTES_MAX, Record};
 
 /// Maximum size of an output in the object store that is read for the page, in bytes. The beginning of a
 /// larger one, which no worker of naq stores, is in the record.
@@ -33,9 +31,6 @@ const OBJECT_BYTES_MAX: u64 = OUTPUT_BYTES_MAX;
 
 /// Longest time for which the page waits for the output of a job that has not ended.
 const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
-
-/// Maximum number of jobs of a dependency tree that the page shows.
-const TREE_SHOWN_MAX: usize = 200;
 
 /// An output stream of an ended job.
 #[derive(Serialize)]
@@ -45,18 +40,6 @@ struct OutputView {
     is_empty: bool,
     /// Markup.
     html: String,
-}
-
-/// A job in the list of dependencies.
-#[derive(Serialize)]
-struct TreeRow {
-    id: String,
-    state: String,
-    class: &'static str,
-    /// The jobs that it depends on, with their conditions.
-    after: String,
-    /// Whether it is the job of the page.
-    is_this: bool,
 }
 
 /// The page.
@@ -89,15 +72,17 @@ async fn page(web: &Web, identity: &Identity, job: &str, host: &str) -> Result<R
         true => output_so_far(&web.client, &job).await?,
         false => String::new(),
     };
-    let (tree, tree_more) = tree(&web.client, record).await?;
+    let dependencies = dependencies(&web.client, record).await?;
     let mut context = frame(identity, "/jobs", !has_ended);
     context.insert("id", job.as_str());
     context.insert("body", &body(web, identity.right, &reading)?);
     context.insert("has_ended", &has_ended);
     context.insert("outputs", &outputs);
     context.insert("live", &live);
-    context.insert("tree", &tree);
-    context.insert("tree_more", &tree_more);
+    context.insert("has_dependencies", &dependencies.is_some());
+    if let Some(dependencies) = &dependencies {
+        context.insert("dependencies", dependencies);
+    }
     let address = format!("http://{host}{}", web.base_path());
     let envelope: Option<EnvelopeView> = envelope_view(record, &address);
     context.insert("has_envelope", &envelope.is_some());
@@ -171,8 +156,12 @@ fn is_read(output: &CapturedOutput) -> bool {
     output.object.is_none() || kept <= OBJECT_BYTES_MAX
 }
 
-/// The jobs that the job depends on and those that depend on it, and the number of those that are not shown.
-async fn tree(client: &Client, record: &Record) -> Result<(Vec<TreeRow>, usize), ClientError> {
+/// The jobs of the same flow, or those that the job depends on and those that depend on it. `None` if the job is
+/// alone.
+async fn dependencies(
+    client: &Client,
+    record: &Record,
+) -> Result<Option<Dependencies>, ClientError> {
     let has_dependencies = record
         .waits()
         .is_some_and(|waits| !waits.dependencies.is_empty())
@@ -180,35 +169,13 @@ async fn tree(client: &Client, record: &Record) -> Result<(Vec<TreeRow>, usize),
             .envelope
             .as_deref()
             .is_some_and(|envelope| envelope.get().contains("\"depends_on\""));
-    if !has_dependencies && !record.has_dependents && !record.labels.contains_key(FLOW_LABEL) {
-        return Ok((Vec::new(), 0));
+    let flow = record.labels.get(FLOW_LABEL);
+    if !has_dependencies && !record.has_dependents && flow.is_none() {
+        return Ok(None);
     }
     let nodes = client.fetch_dependency_tree(&record.job_id).await?;
-    let rows = nodes.iter().take(TREE_SHOWN_MAX).map(|node| {
-        let after = node.depends_on.iter().map(|one| match one.on {
-            DependencyCondition::Success => one.job.to_string(),
-            on => format!("{} ({on})", one.job),
-        });
-        let after = after.collect::<Vec<_>>().join(", ");
-        let (state, class) = match &node.record {
-            Some(record) => (Ending::of(record).to_string(), class_of(record.state())),
-            None => ("does not exist".to_owned(), "idle"),
-        };
-        TreeRow {
-            id: node.job_id.to_string(),
-            state: escape(&state),
-            class,
-            after: excerpt(&after, 200),
-            is_this: node.job_id == record.job_id,
-        }
-    });
-    let rows: Vec<TreeRow> = rows.collect();
-    let more = nodes.len() - rows.len();
-    // a job alone is no tree
-    Ok(match rows.len() {
-        1 => (Vec::new(), 0),
-        _ => (rows, more),
-    })
+    let prefix = flow.map(|flow| format!("{flow}-")).unwrap_or_default();
+    Ok((nodes.len() > 1).then(|| Dependencies::new(&nodes, &prefix, Some(&record.job_id))))
 }
 
 /// Cancels the job, and redirects to its page.

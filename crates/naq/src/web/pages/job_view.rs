@@ -12,8 +12,8 @@ use crate::web::api::parameters::encode;
 use crate::web::filter::Filter;
 use naq_client::{Client, ClientError, LabelFilter, WaitCause};
 use naq_protocol::{
-    BlockedOn, DependencyCondition, JobId, Record, State as JobState, Timestamp, escape,
-    escape_json,
+    BlockedOn, DependencyCondition, FLOW_LABEL, JobId, Record, State as JobState, Timestamp,
+    escape, escape_json,
 };
 
 /// How long the heartbeat of a worker is kept.
@@ -238,6 +238,14 @@ fn facts(reading: &JobReading, now: Timestamp) -> Vec<Fact> {
         ..Filter::default()
     };
     let mut facts = vec![Fact::leading_to("Queue", queue, list_of(&of_queue))];
+    let flow = record.labels.get(FLOW_LABEL);
+    if let Some(flow) = flow.and_then(|flow| JobId::new(flow).ok()) {
+        facts.push(Fact::leading_to(
+            "Flow",
+            flow.as_str(),
+            format!("/flows/{flow}"),
+        ));
+    }
     if record.attempt > 0 {
         facts.push(Fact::new("Attempt", attempt(record)));
     }

@@ -1,4 +1,4 @@
-//! The event stream of an open page: the overview or a job, after each change.
+//! The event stream of an open page: the overview, a job or a flow, after each change.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 
+use super::flow::flow_events;
 use super::job_live::job_events;
 use super::overview::body;
 use crate::web::access::Identity;
@@ -23,11 +24,14 @@ pub(in crate::web) async fn stream(
     Extension(identity): Extension<Identity>,
     query: RawQuery,
 ) -> Response {
-    let job =
-        Query::parse(query, &["job"]).and_then(|query| query.parsed("job", |id| JobId::new(id)));
-    match job {
-        Ok(Some(job)) => event_stream(job_events(web, identity.right, job)),
-        Ok(None) => {
+    let topic = Query::parse(query, &["job", "flow"]).and_then(|query| {
+        let id = |name| query.parsed(name, |id| JobId::new(id));
+        Ok((id("job")?, id("flow")?))
+    });
+    match topic {
+        Ok((Some(job), _)) => event_stream(job_events(web, identity.right, job)),
+        Ok((None, Some(flow))) => event_stream(flow_events(web, flow)),
+        Ok((None, None)) => {
             let viewer = web.live.watch();
             event_stream(changes(viewer, web))
         }

@@ -1,8 +1,10 @@
 //! Pages for browsers, rendered on the server. They work without scripts; a script updates open ones.
 
 pub(super) mod audit;
+mod dependencies;
 pub(super) mod enqueue;
 pub(super) mod failed;
+pub(super) mod flow;
 mod frame;
 pub(super) mod job;
 mod job_envelope;
