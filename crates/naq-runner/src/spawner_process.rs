@@ -37,12 +37,41 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// First and longest delay between attempts to start a spawner.
 const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// A spawner that has lived for less time has died soon after its start.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+
+/// Number of spawners in a row that may die soon after their start before the next start waits. A job may kill
+/// its spawner, and costs the others no time by that.
+const SHORT_LIVES_FREE: u32 = 3;
+
 /// How long a spawner may take to exit once its socket is closed. Longer than it waits for the
 /// processes that it has killed.
 const EXIT_MAX: Duration = Duration::from_secs(15);
 
 /// Maximum length of a frame that starts no job, in bytes: one with a path.
 const OTHER_FRAME_BYTES_MAX: usize = 8 * 1024;
+
+/// Counts the spawners in a row that died soon after their start, as if something on the machine kills each.
+#[derive(Debug, Default)]
+struct ShortLives(u32);
+
+impl ShortLives {
+    /// Counts a dead spawner. Returns how long the next start has to wait. `None` means that it need not.
+    fn count(&mut self, lived: Duration) -> Option<Duration> {
+        self.0 = match lived < SHORT_LIFE {
+            true => self.0.saturating_add(1),
+            false => 0,
+        };
+        let doublings = self.0.checked_sub(SHORT_LIVES_FREE + 1)?;
+        let factor = 2_u32.saturating_pow(doublings);
+        Some(
+            RESTART_BACKOFF
+                .0
+                .saturating_mul(factor)
+                .min(RESTART_BACKOFF.1),
+        )
+    }
+}
 
 /// A spawner that is ready.
 #[derive(Debug)]
@@ -131,7 +160,9 @@ pub(super) async fn supervise_when_needed(pool: Arc<Pool>, index: usize) {
 /// pool closes.
 pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProcess) {
     let mut spawned = first;
+    let mut short_lives = ShortLives::default();
     loop {
+        let started = Instant::now();
         let setup = std::mem::take(&mut spawned.setup);
         {
             let mut state = pool.lock();
@@ -174,6 +205,14 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
         if closing {
             return;
         }
+        if let Some(pause) = short_lives.count(started.elapsed()) {
+            tracing::error!(
+                spawner = index,
+                ?pause,
+                "spawner processes die soon after their start; the next one starts after a pause"
+            );
+            pause_before_start(&pool, index, pause).await;
+        }
         match start_until_closed(&pool, index, setup).await {
             Some(next) => {
                 pool.spawner_restarts.fetch_add(1, Ordering::Relaxed);
@@ -206,13 +245,7 @@ async fn start_until_closed(
             Ok(spawned) => return Some(spawned),
             Err(e) => {
                 tracing::error!(spawner = index, error = %e, "cannot start a spawner process; retrying");
-                {
-                    // jobs that need this one wait for a bounded time from now on
-                    let mut state = pool.lock();
-                    state.spawners[index].is_starting = false;
-                    pool.dispatch(&mut state);
-                }
-                tokio::time::sleep(wait).await;
+                pause_before_start(pool, index, wait).await;
                 wait = (wait * 2).min(RESTART_BACKOFF.1);
                 if pool.lock().closing {
                     return None;
@@ -220,6 +253,16 @@ async fn start_until_closed(
             }
         }
     }
+}
+
+/// Waits before a spawner is started. Meanwhile, jobs that need this one wait for a bounded time.
+async fn pause_before_start(pool: &Arc<Pool>, index: usize, pause: Duration) {
+    {
+        let mut state = pool.lock();
+        state.spawners[index].is_starting = false;
+        pool.dispatch(&mut state);
+    }
+    tokio::time::sleep(pause).await;
 }
 
 /// Waits until a spawner whose socket is closed has killed its jobs and exited, and kills one that
@@ -542,5 +585,29 @@ fn finish(pool: &Arc<Pool>, index: usize, id: u32, exit: ExitReport, buffer: &mu
         Phase::Pending | Phase::Done(_) | Phase::Collected => {
             job.drain_and_finish(None, exit, buffer)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spawners_that_die_again_and_again_soon_after_their_start_are_started_with_pauses() {
+        let mut lives = ShortLives::default();
+        let short = Duration::from_millis(10);
+        for _ in 0..SHORT_LIVES_FREE {
+            assert_eq!(lives.count(short), None);
+        }
+        let pauses: Vec<Option<Duration>> = (0..3).map(|_| lives.count(short)).collect();
+        let first = RESTART_BACKOFF.0;
+        assert_eq!(pauses, [Some(first), Some(first * 2), Some(first * 4)]);
+        for _ in 0..100 {
+            assert!(lives.count(short) <= Some(RESTART_BACKOFF.1));
+        }
+        assert_eq!(lives.count(short), Some(RESTART_BACKOFF.1));
+        // one that has lived long enough begins the count again
+        assert_eq!(lives.count(SHORT_LIFE), None);
+        assert_eq!(lives.count(short), None);
     }
 }
