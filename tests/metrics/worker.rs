@@ -228,7 +228,11 @@ fn the_metrics_of_a_worker_count_a_lost_lease() {
         .spawn();
     let address = address_in(&worker.log());
     let job = json!({ "command": "sleep", "args": ["1000"] });
-    naq.wait_running(&naq.publish("mail", job.to_string()));
+    naq.publish("mail", job.to_string());
+    // the record says `running` before the worker has the answer to its claim
+    eventually("the worker has started the job", || {
+        Scrape::of(&address).value("naq_attempts_started_total{queue=\"mail\"}") == 1.0
+    });
     proxy.set(Link::Silent);
     eventually("the lease is lost", || {
         let scrape = Scrape::of(&address);
