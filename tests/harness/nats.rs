@@ -209,6 +209,14 @@ impl TestServer {
         std::fs::remove_file(self.stream_dir(stream).join("meta.inf")).unwrap();
     }
 
+    /// Makes the states of all consumers of a stream zeros, as a power cut may leave them. The server is stopped.
+    pub(crate) fn erase_consumer_states(&self, stream: &str) {
+        let consumers = std::fs::read_dir(self.stream_dir(stream).join("obs")).unwrap();
+        for consumer in consumers.flatten() {
+            std::fs::write(consumer.path().join("o.dat"), [0; 8]).unwrap();
+        }
+    }
+
     /// The messages of a stream, as a stopped server has them on the disk.
     pub(crate) fn messages(&self, stream: &str) -> BTreeMap<OsString, Vec<u8>> {
         let folder = self.stream_dir(stream).join("msgs");

@@ -17,6 +17,38 @@ fn delivered(naq: &Naq, consumer: &str) -> Option<u64> {
     })
 }
 
+/// nats-server then refuses to create a consumer of this name for ever.
+#[test]
+fn jobs_run_although_the_stored_states_of_their_consumers_are_lost_in_a_power_cut() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).concurrency(2);
+    let worker = worker.arg("--label=gpu=yes").spawn();
+    let run_all = |round: usize| {
+        for (name, requires) in [("plain", json!({})), ("routed", json!({"gpu": "yes"}))] {
+            let name = format!("{name}-{round}");
+            let job = json!({"job_id": name, "command": "true", "requires": requires});
+            let words = ["enqueue", "-q", "build", "--file", "-"];
+            let enqueued = naq.cli(words).stdin(format!("{job}\n"));
+            enqueued.run().succeeds();
+            assert_eq!(naq.wait_ended(&id(&name)).state(), State::Succeeded);
+        }
+    };
+    run_all(0);
+    naq.wait_drained("build");
+    server.kill9();
+    server.erase_consumer_states("naq_queue_build");
+    server.restart();
+    run_all(1);
+    let log = worker.log();
+    assert!(log.contains("the consumer is created in memory"), "{log}");
+    // a consumer in memory ends with its server
+    server.kill9();
+    server.restart();
+    run_all(2);
+    assert!(worker.stop().success());
+}
+
 /// A consumer that another program or an earlier naq recreated.
 #[test]
 fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {

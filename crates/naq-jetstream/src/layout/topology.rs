@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use async_nats::jetstream::stream::{ConsumerCreateStrictError, ConsumerCreateStrictErrorKind};
 use async_nats::jetstream::{Error as ApiError, ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,6 +37,20 @@ const NO_SUITABLE_PEERS: u64 = 10_005;
 const NO_TIERED_LIMIT: u64 = 10_120;
 /// The stream has another consumer of these subjects.
 const CONSUMER_NOT_UNIQUE: u64 = 10_100;
+
+/// Whether the server refused to create a consumer because it cannot read what it has stored of an earlier one.
+/// Other refusals have the same code.
+fn is_stored_state_unreadable(error: &ConsumerCreateStrictError) -> bool {
+    match error.kind() {
+        ConsumerCreateStrictErrorKind::JetStream(api) => {
+            api.error_code() == ErrorCode::CONSUMER_CREATE
+                && api
+                    .to_string()
+                    .contains("error creating store for consumer")
+        }
+        _ => false,
+    }
+}
 
 /// A stream as NATS reports it.
 #[derive(Debug, Deserialize)]
@@ -204,17 +218,14 @@ impl Broker {
         const DOING: &str = "creating the queue's consumer";
         let name = self.names.worker_consumer();
         let stream = self.names.queue_stream(queue);
-        let creating = self.jetstream.create_consumer_strict_on_stream(
-            pull::Config {
-                durable_name: Some(name.clone()),
-                filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
-                max_ack_pending: -1,
-                ..pull_config(ack_wait)
-            },
-            &stream,
-        );
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
+            max_ack_pending: -1,
+            ..pull_config(ack_wait)
+        };
         let existed = self.has_consumer(queue, &name).await?;
-        let ack_wait = match self.until_denied(DOING, &stream, creating).await? {
+        let ack_wait = match self.create_consumer(DOING, &stream, config).await? {
             Ok(_) => ack_wait,
             // it exists with other settings: a limit of running jobs, a pause, another ack_wait
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
@@ -238,6 +249,41 @@ impl Broker {
         };
         self.recreate_if_stale(queue, &name, existed).await?;
         Ok(ack_wait)
+    }
+
+    /// Creates a durable consumer. If the server cannot read the state that it has stored of an earlier consumer
+    /// of this name, it creates none on the disk any more, for a power cut may leave that state as zeros; such a
+    /// consumer is created in the server's memory. It is lost with the server, and created again.
+    ///
+    /// # Errors
+    /// The outer error is a denial, the inner one a refusal.
+    pub(crate) async fn create_consumer(
+        &self,
+        doing: &'static str,
+        stream: &str,
+        config: pull::Config,
+    ) -> Result<Result<(), ConsumerCreateStrictError>, BrokerError> {
+        let create = |config| {
+            let creating = self
+                .jetstream
+                .create_consumer_strict_on_stream(config, stream);
+            self.until_denied(doing, stream, creating)
+        };
+        let mut created = create(config.clone()).await?;
+        if created.as_ref().is_err_and(is_stored_state_unreadable) {
+            tracing::error!(
+                stream,
+                consumer = config.durable_name,
+                "NATS cannot read the state of a consumer that it has stored, as after a power cut; the consumer is \
+                 created in memory"
+            );
+            let in_memory = pull::Config {
+                memory_storage: true,
+                ..config
+            };
+            created = create(in_memory).await?;
+        }
+        Ok(created.map(|_| ()))
     }
 
     /// Creates a consumer that delivers one job of a queue and no other, and expires when unused.

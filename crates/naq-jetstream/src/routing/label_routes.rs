@@ -202,18 +202,15 @@ impl Broker {
         let main = self.worker_consumer_info(queue).await?;
         let stream = self.names.queue_stream(queue);
         let existed = self.has_consumer(queue, &name).await?;
-        let creating = self.jetstream.create_consumer_strict_on_stream(
-            pull::Config {
-                durable_name: Some(name.clone()),
-                filter_subject: self.names.routed_by_key(queue, route_key),
-                max_ack_pending: main.config.max_ack_pending,
-                pause_until: main.config.pause_until.filter(|_| main.paused),
-                ..pull_config(main.config.ack_wait)
-            },
-            &stream,
-        );
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            filter_subject: self.names.routed_by_key(queue, route_key),
+            max_ack_pending: main.config.max_ack_pending,
+            pause_until: main.config.pause_until.filter(|_| main.paused),
+            ..pull_config(main.config.ack_wait)
+        };
         let doing = "creating a consumer of jobs that require labels";
-        match self.until_denied(doing, &stream, creating).await? {
+        match self.create_consumer(doing, &stream, config).await? {
             Ok(_) => {}
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
                 let needed = consumers::route_consumer(&self.names, queue, route_key);
