@@ -86,6 +86,10 @@ fn a_single_replica_on_a_cluster_is_warned_of_and_raised_on_request() {
     }
     // the servers of a stream elect a leader again
     Cluster::wait_replicated(naq.handle(), naq.nats());
+    eventually("the queue accepts a job", || {
+        let queued = naq.cli(["enqueue", "-q", "build", "--", "true"]).run();
+        queued.code == Some(0)
+    });
     naq.assert_jobs_still_run("build");
     naq.cli(["server", "check"]).run().succeeds();
 }
