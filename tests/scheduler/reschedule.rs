@@ -9,7 +9,7 @@ use naq_client::{ClientError, DelayedJobSummary, Rescheduled};
 use naq_protocol::{JobId, QueueName, State, Timestamp};
 
 use super::delayed::{an_hour, from_now, queued, state};
-use crate::harness::naq::{Naq, id, text};
+use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
 
 fn one_shot(naq: &Naq, job: &str) -> DelayedJobSummary {
@@ -275,8 +275,16 @@ fn delayed_retry_is_no_delayed_job_and_can_be_rescheduled() {
         naq.wait_for(&id("x"), "retrying", |record| {
             record.state() == State::Retrying && record.attempt == attempt
         });
-        // until its delayed message exists and the one it ran by is removed
-        naq.wait_for_messages("default", 1);
+        // a reschedule before its delayed message exists would leave that message in the queue
+        eventually("only the delayed message is left", || {
+            let is_acknowledged = naq.block_on(async {
+                let jetstream = async_nats::jetstream::new(naq.nats().clone());
+                let stream = jetstream.get_stream("naq_queue_default").await.unwrap();
+                let consumer = stream.consumer_info("naq-worker").await.unwrap();
+                consumer.num_ack_pending == 0
+            });
+            is_acknowledged && naq.stream_messages("default") == 1
+        });
     };
     retrying(1);
     let page = naq
