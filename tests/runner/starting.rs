@@ -1,5 +1,6 @@
 //! The start of a job, and what prevents it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use naq_runner::{
     Stdin, Termination,
 };
 
-use super::harness::{Bench, CONTAINMENTS, program, sh, skipped, stdout};
+use super::harness::{Bench, CONTAINMENTS, options, program, sh, skipped, stdout, within};
 
 fn failure(end: Termination) -> SpawnFailure {
     match end {
@@ -502,4 +503,46 @@ async fn a_file_for_the_job_is_in_its_scratch_folder_and_in_a_variable() {
         drop(ended);
         assert_eq!(stdout(&bench.run(command).await), "");
     }
+}
+
+/// Runs a spawner, notes when, and ends it soon after.
+const SHORT_LIVED: &str = r#"#!/bin/sh
+PATH=/usr/bin:/bin
+date +%s%3N >> STARTS
+(sleep 0.1; kill -9 $$) &
+exec PROGRAM "$@"
+"#;
+
+/// Without pauses a machine that ends each spawner, as one without memory does, would soon have no process
+/// ids left.
+#[tokio::test]
+async fn spawners_that_die_soon_after_their_start_are_started_with_growing_pauses() {
+    let bench = tempfile::tempdir().unwrap();
+    let mut options = options(bench.path());
+    let starts = bench.path().join("starts");
+    let program = bench.path().join("spawner");
+    let real = options.spawner_program.take().unwrap();
+    let script = SHORT_LIVED
+        .replace("STARTS", starts.to_str().unwrap())
+        .replace("PROGRAM", real.to_str().unwrap());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    options.spawner_program = Some(program);
+    options.concurrency = 1;
+    options.spawners = Some(1);
+    let runner = Runner::start(options).await.unwrap();
+    // fifty milliseconds after the fourth one, and each time twice as long
+    let pause_ms = within(async {
+        loop {
+            let text = tokio::fs::read_to_string(&starts).await.unwrap_or_default();
+            let times: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+            if times.len() >= 9 {
+                break times.windows(2).map(|two| two[1] - two[0]).max();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(pause_ms >= Some(800), "{pause_ms:?}");
+    runner.shutdown().await;
 }

@@ -285,15 +285,15 @@ mod tests {
     #[test]
     fn a_range_that_cannot_be_backfilled_is_refused() {
         let now = at("2026-12-24T17:00:00Z");
-        let good = range(
+        let valid = range(
             "2026-12-23T17:00:00Z",
             "2026-12-24T17:00:00Z",
             1,
             BackfillOrder::Oldest,
         );
-        assert_eq!(good.check(now), Ok(()));
+        assert_eq!(valid.check(now), Ok(()));
         let with = |change: &dyn Fn(&mut BackfillRange)| {
-            let mut wrong = good;
+            let mut wrong = valid;
             change(&mut wrong);
             wrong.check(now).unwrap_err()
         };
