@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::choice::{AT_ANY_TIME, PERIODS, choices};
 use super::frame::frame;
 use crate::clock;
 use crate::text::audit::target;
@@ -25,23 +26,6 @@ const ENTRIES_MAX: usize = 100;
 
 /// Longest text that a cell shows, in characters.
 const TEXT_CHARS_MAX: usize = 300;
-
-/// Periods that the page can be limited to: the value of `since`, and its name.
-const PERIODS: &[(&str, &str)] = &[
-    ("", "at any time"),
-    ("1h", "in the last hour"),
-    ("1d", "in the last day"),
-    ("7d", "in the last 7 days"),
-    ("30d", "in the last 30 days"),
-];
-
-/// An entry of a list to choose from.
-#[derive(Serialize)]
-struct Choice {
-    value: String,
-    name: String,
-    is_chosen: bool,
-}
 
 #[derive(Serialize)]
 struct EntryRow {
@@ -91,8 +75,8 @@ async fn page(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera::C
     let mut context = frame(identity, "/audit", false);
     context.insert("entries", &rows);
     context.insert("actions", &choices(action, "any action", actions()));
-    let periods = PERIODS.iter().skip(1).copied();
-    context.insert("periods", &choices(since, PERIODS[0].1, periods));
+    let periods = choices(since, AT_ANY_TIME, PERIODS.iter().copied());
+    context.insert("periods", &periods);
     context.insert("who", &who);
     context.insert("is_filtered", &!filter.is_empty());
     context.insert("is_first", &query.one("cursor")?.is_none_or(str::is_empty));
@@ -107,25 +91,6 @@ fn actions() -> impl Iterator<Item = (&'static str, &'static str)> {
     AuditAction::ALL
         .iter()
         .map(|action| (action.as_static(), action.as_static()))
-}
-
-/// A list to choose from, which begins with everything. What was chosen is in it, whatever it is.
-fn choices<'c>(
-    chosen: &str,
-    everything: &str,
-    others: impl Iterator<Item = (&'c str, &'c str)>,
-) -> Vec<Choice> {
-    let choice = |value: &str, name: &str| Choice {
-        value: value.to_owned(),
-        name: name.to_owned(),
-        is_chosen: value == chosen,
-    };
-    let mut choices = vec![choice("", everything)];
-    choices.extend(others.map(|(value, name)| choice(value, name)));
-    if !choices.iter().any(|choice| choice.is_chosen) {
-        choices.push(choice(chosen, &escape(chosen)));
-    }
-    choices
 }
 
 fn row(record: &AuditRecord, now: Timestamp) -> EntryRow {
@@ -170,18 +135,6 @@ fn to_the_second(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_chosen_is_in_the_list() {
-        let chosen = |value: &str| -> Vec<String> {
-            let choices = choices(value, "any", [("a", "A")].into_iter());
-            let chosen = choices.into_iter().filter(|choice| choice.is_chosen);
-            chosen.map(|choice| choice.name).collect()
-        };
-        assert_eq!(chosen(""), ["any"]);
-        assert_eq!(chosen("a"), ["A"]);
-        assert_eq!(chosen("x\u{202e}"), ["x\\u{202e}"]);
-    }
 
     #[test]
     fn a_time_is_shown_to_the_second() {

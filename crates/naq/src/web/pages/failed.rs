@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::{Deserialize, Serialize};
 
+use super::choice::{AT_ANY_TIME, PERIODS, choices};
 use super::frame::frame;
 use crate::clock;
 use crate::text::{Ending, count, excerpt, relative_time};
@@ -29,22 +30,6 @@ const JOBS_AT_ONCE_MAX: u64 = 10_000;
 
 /// Longest error that a row shows, in characters.
 const ERROR_CHARS_MAX: usize = 300;
-
-/// Periods that the page can be limited to: the value of `since`, and its name.
-const PERIODS: &[(&str, &str)] = &[
-    ("", "at any time"),
-    ("1h", "in the last hour"),
-    ("1d", "in the last day"),
-    ("7d", "in the last 7 days"),
-];
-
-/// An entry of a drop-down list.
-#[derive(Serialize)]
-struct Choice {
-    value: String,
-    name: String,
-    is_chosen: bool,
-}
 
 #[derive(Serialize)]
 struct GroupRow {
@@ -144,22 +129,10 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     let now = clock::now();
     let rows = found.groups.iter().chain(&found.other);
     let rows: Vec<GroupRow> = rows.map(|group| group_row(group, now)).collect();
-    let choice = |value: &str, name: &str, chosen: &str| Choice {
-        value: value.to_owned(),
-        name: name.to_owned(),
-        is_chosen: value == chosen,
-    };
-    let mut queue_choices = vec![choice("", "in any queue", view.queue_text())];
     let names = queues.iter().map(|queue| queue.name.as_str());
-    queue_choices.extend(names.map(|name| choice(name, name, view.queue_text())));
-    let mut periods: Vec<Choice> = PERIODS
-        .iter()
-        .map(|(value, name)| choice(value, name, &view.since))
-        .collect();
-    if !PERIODS.iter().any(|(value, _)| *value == view.since) {
-        let since = escape(&view.since);
-        periods.push(choice(&view.since, &format!("since {since}"), &view.since));
-    }
+    let names = names.map(|name| (name, name));
+    let queue_choices = choices(view.queue_text(), "in any queue", names);
+    let periods = choices(&view.since, AT_ANY_TIME, PERIODS.iter().copied());
     let mut context = frame(identity, "/failed", false);
     context.insert("groups", &rows);
     context.insert("total", &count(found.jobs, "failed job"));

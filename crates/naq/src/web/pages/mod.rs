@@ -1,6 +1,7 @@
 //! Pages for browsers, rendered on the server. They work without scripts; a script updates open ones.
 
 pub(super) mod audit;
+mod choice;
 mod dependencies;
 pub(super) mod enqueue;
 pub(super) mod failed;
