@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::hidden_values::restore_values;
 use super::problem::FieldProblem;
 use naq_protocol::command_line;
-
-/// Stands for the value of a variable, which no page shows.
-pub(super) const HIDDEN_VALUE: &str = "***";
 
 /// The fields of an envelope, as they are written.
 pub(super) type Fields = BTreeMap<String, Box<RawValue>>;
@@ -167,37 +165,26 @@ pub(super) fn pretty(fields: &Fields) -> String {
     }
 }
 
-/// Puts the values of variables into an edited envelope that were hidden when it was shown.
+/// Puts the values of variables into an edited envelope that were hidden when it was shown. `original` is the envelope
+/// that was edited.
 ///
 /// # Errors
-/// Returns the variables of which no value is known: nobody means three stars as a value.
-pub(super) fn restore_hidden_values(
+/// Returns the variables of which no value is known.
+pub(super) fn restore_env(
     fields: &mut Fields,
     original: Option<&Fields>,
 ) -> Result<(), Vec<FieldProblem>> {
-    let map = |fields: &Fields| -> Option<BTreeMap<String, String>> {
+    let env_of = |fields: &Fields| -> Option<BTreeMap<String, String>> {
         serde_json::from_str(fields.get("env")?.get()).ok()
     };
     // the check of the envelope explains what is wrong with other values
-    let Some(mut env) = map(fields) else {
+    let Some(mut env) = env_of(fields) else {
         return Ok(());
     };
-    let known = original.and_then(map).unwrap_or_default();
-    let mut problems = Vec::new();
-    for (name, value) in env.iter_mut().filter(|(_, value)| *value == HIDDEN_VALUE) {
-        match known.get(name) {
-            Some(original) => original.clone_into(value),
-            None => problems.push(FieldProblem {
-                pointer: format!("/env/{}", name.replace('~', "~0").replace('/', "~1")),
-                detail: format!("`{HIDDEN_VALUE}` stands for a hidden value; enter the value"),
-            }),
-        }
-    }
+    let known = original.and_then(env_of).unwrap_or_default();
+    restore_values(&mut env, &known, "")?;
     fields.extend(to_raw_value(&env).ok().map(|env| ("env".to_owned(), env)));
-    match problems.is_empty() {
-        true => Ok(()),
-        false => Err(problems),
-    }
+    Ok(())
 }
 
 /// A browser sends the end of a line as CR and LF, and a `#!` line that ends with CR names no program.
@@ -398,15 +385,13 @@ mod tests {
     }
 
     #[test]
-    fn hidden_values_are_restored_and_others_refused() {
-        let original = fields(r#"{"env":{"TOKEN":"hunter2","LEVEL":"1"}}"#);
+    fn an_edited_envelope_gets_its_hidden_values_back() {
+        let original = fields(r#"{"env":{"TOKEN":"hunter2"}}"#);
         let mut edited = fields(r#"{"env":{"TOKEN":"***","LEVEL":"2"}}"#);
-        restore_hidden_values(&mut edited, Some(&original)).unwrap();
+        restore_env(&mut edited, Some(&original)).unwrap();
         assert_eq!(edited["env"].get(), r#"{"LEVEL":"2","TOKEN":"hunter2"}"#);
-        let mut unknown = fields(r#"{"env":{"OTHER":"***"}}"#);
-        let problems = restore_hidden_values(&mut unknown, Some(&original)).unwrap_err();
-        assert_eq!(problems[0].pointer, "/env/OTHER");
-        assert!(restore_hidden_values(&mut fields(r#"{"env":3}"#), None).is_ok());
+        assert!(restore_env(&mut fields(r#"{"env":{"A":"***"}}"#), None).is_err());
+        assert!(restore_env(&mut fields(r#"{"env":3}"#), None).is_ok());
     }
 
     proptest! {

@@ -15,6 +15,7 @@ mod failure_groups;
 mod filter;
 mod graph;
 mod guard;
+mod hidden_values;
 mod job_rows;
 mod job_search;
 mod live;

@@ -204,6 +204,16 @@ impl Problem {
         self
     }
 
+    /// These fields of the body are wrong. The detail is that of the first one.
+    pub(super) fn of_fields(errors: Vec<FieldProblem>) -> Problem {
+        let first = errors.first().map(|first| first.detail.clone());
+        Problem {
+            kind: &REFUSED,
+            detail: first.unwrap_or_default(),
+            errors,
+        }
+    }
+
     /// A field of an envelope that is wrong. `prefix` is the pointer to the envelope.
     pub(super) fn of_envelope(error: &EnvelopeError, prefix: &str) -> Problem {
         Problem {

@@ -9,7 +9,7 @@ use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::jobs::{JOB, Retried, next_link};
+use super::jobs::{JOB, RETRY_ANSWERS, RETRY_PROBLEMS, Retried, next_link};
 use super::parameters::{DRY_RUN, Query, limit};
 use crate::clock;
 use crate::web::access::Right;
@@ -78,20 +78,8 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .audited(AuditAction::FailedRetry)
     .parameters(&[JOB, DRY_RUN])
-    .answers(&[
-        json(
-            200,
-            "What would be enqueued, with `dry_run`",
-            schema_of::<Retried>,
-        ),
-        json(201, "The new job", schema_of::<Retried>),
-    ])
-    .problems(&[
-        &problem::BAD_REQUEST,
-        &problem::NOT_FOUND,
-        &problem::CONFLICT,
-        &problem::REFUSED,
-    ]),
+    .answers(RETRY_ANSWERS)
+    .problems(RETRY_PROBLEMS),
     Route::delete(
         "/api/failed/{job}",
         Right::Operate,

@@ -1,6 +1,5 @@
 //! Jobs: lists, single jobs, and changes of a job by an operator.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::parameters::{DRY_RUN, Query, limit};
 use crate::clock;
 use crate::text::waiting::Why;
 use crate::web::access::Right;
 use crate::web::filter::Filter;
-use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
+use crate::web::hidden_values::hide_values;
+use crate::web::problem::{self, Problem, ProblemKind};
+use crate::web::route::{Answer, Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
@@ -34,6 +33,24 @@ const LIMIT_MAX: usize = 500;
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const JOB: Parameter = path("job", "Id of the job", "backup-1");
+
+/// How a retry is answered.
+pub(super) const RETRY_ANSWERS: &[Answer] = &[
+    json(
+        200,
+        "What would be enqueued, with `dry_run`",
+        schema_of::<Retried>,
+    ),
+    json(201, "The new job", schema_of::<Retried>),
+];
+
+/// How a retry is refused.
+pub(super) const RETRY_PROBLEMS: &[&ProblemKind] = &[
+    &problem::BAD_REQUEST,
+    &problem::NOT_FOUND,
+    &problem::CONFLICT,
+    &problem::REFUSED,
+];
 
 pub(super) const ROUTES: &[Route] = &[
     Route::get(
@@ -141,20 +158,8 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .audited(AuditAction::JobRetry)
     .parameters(&[JOB, DRY_RUN])
-    .answers(&[
-        json(
-            200,
-            "What would be enqueued, with `dry_run`",
-            schema_of::<Retried>,
-        ),
-        json(201, "The new job", schema_of::<Retried>),
-    ])
-    .problems(&[
-        &problem::BAD_REQUEST,
-        &problem::NOT_FOUND,
-        &problem::CONFLICT,
-        &problem::REFUSED,
-    ]),
+    .answers(RETRY_ANSWERS)
+    .problems(RETRY_PROBLEMS),
 ];
 
 /// A page of jobs.
@@ -300,19 +305,6 @@ pub(super) fn without_values(mut record: Record) -> Record {
     record
 }
 
-/// An envelope with `***` instead of the values of variables. `None` if it is no JSON object.
-pub(in crate::web) fn hide_values(envelope: &RawValue) -> Option<Box<RawValue>> {
-    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(envelope.get()).ok()?;
-    if let Some(env) = fields.get_mut("env") {
-        let names: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_str(env.get()).unwrap_or_default();
-        let hidden: BTreeMap<&str, &str> =
-            names.keys().map(|name| (name.as_str(), "***")).collect();
-        *env = serde_json::value::to_raw_value(&hidden).ok()?;
-    }
-    serde_json::value::to_raw_value(&fields).ok()
-}
-
 async fn why(State(web): State<Arc<Web>>, Path(job): Path<String>) -> Result<Json<Why>, Problem> {
     let record = web.client.fetch_job(&JobId::new(&job)?).await?;
     let cause = web.client.wait_cause(&record).await?;
@@ -377,21 +369,6 @@ async fn retry(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_of_variables_are_hidden_and_the_rest_is_as_written() {
-        let envelope =
-            r#"{"command":"a","args":[12345678901234567890123],"env":{"TOKEN":"hunter2","N":1}}"#;
-        let envelope = RawValue::from_string(envelope.to_owned()).unwrap();
-        let shown = hide_values(&envelope).unwrap();
-        let shown = shown.get();
-        assert!(!shown.contains("hunter2"), "{shown}");
-        assert!(shown.contains(r#""TOKEN":"***""#), "{shown}");
-        assert!(shown.contains("12345678901234567890123"), "{shown}");
-        // `env` that is no object must not reveal values either
-        let odd = RawValue::from_string(r#"{"env":"hunter2"}"#.to_owned()).unwrap();
-        assert_eq!(hide_values(&odd).unwrap().get(), r#"{"env":{}}"#);
-    }
 
     #[test]
     fn a_wait_is_bounded() {

@@ -10,11 +10,11 @@ use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::jobs::hide_values;
 use super::parameters::{DRY_RUN, Query};
 use super::submit::check_media_type;
 use crate::web::access::Right;
 use crate::web::audit::Tally;
+use crate::web::hidden_values::hide_values;
 use crate::web::precondition::{Etag, Precondition, is_unchanged};
 use crate::web::problem::{self, Problem};
 use crate::web::route::{self, Parameter, Route, empty, json, path, query, schema_of};

@@ -52,19 +52,30 @@ pub(super) const PROBLEMS: &[&ProblemKind] = &[
     &problem::STORAGE_FULL,
 ];
 
-pub(super) const ROUTES: &[Route] = &[Route::put("/api/queues/{queue}/jobs/{job}", Right::Submit, "Enqueue a job under this id", |method| on(method, enqueue_as)).audited(AuditAction::JobEnqueue).parameters(&[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<Envelope>).answers(&[
-        json(
-            200,
-            "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
-            schema_of::<Enqueued>,
-        ),
-        json(201, "The job is enqueued", schema_of::<Enqueued>),
-        json(
-            202,
-            "The job is enqueued, and has not ended within `wait`",
-            schema_of::<Enqueued>,
-        ),
-    ]).problems(PROBLEMS)];
+pub(super) const ROUTES: &[Route] = &[Route::put(
+    "/api/queues/{queue}/jobs/{job}",
+    Right::Submit,
+    "Enqueue a job under this id",
+    |method| on(method, enqueue_as),
+)
+.audited(AuditAction::JobEnqueue)
+.parameters(&[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN])
+.body(schema_of::<Envelope>)
+.answers(&[
+    json(
+        200,
+        "The same job was enqueued before, or `dry_run` was given, or the job has \
+             ended within `wait`",
+        schema_of::<Enqueued>,
+    ),
+    json(201, "The job is enqueued", schema_of::<Enqueued>),
+    json(
+        202,
+        "The job is enqueued, and has not ended within `wait`",
+        schema_of::<Enqueued>,
+    ),
+])
+.problems(PROBLEMS)];
 
 /// A job that is enqueued.
 #[derive(Serialize, schemars::JsonSchema)]

@@ -41,23 +41,35 @@ const ERRORS_MAX: usize = 100;
 /// Longest time for which a client may be silent between its lines.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) const ROUTES: &[Route] = &[Route::post("/api/queues/{queue}/jobs", Right::Submit, "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson", |method| on(method, enqueue)).audited(AuditAction::JobEnqueue).parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<OneOrMany>).answers(&[
-        json(
-            200,
-            "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`; of lines, a line for each with its job or its problem",
-            schema_of::<Enqueued>,
-        ),
-        json(
-            201,
-            "The job is enqueued, or every job of the array",
-            schema_of::<OneOrManyEnqueued>,
-        ),
-        json(
-            202,
-            "The job is enqueued, and has not ended within `wait`",
-            schema_of::<Enqueued>,
-        ),
-    ]).problems(PROBLEMS)];
+pub(super) const ROUTES: &[Route] = &[Route::post(
+    "/api/queues/{queue}/jobs",
+    Right::Submit,
+    "Enqueue a job, or each envelope of an array (at most 1,000), or each line \
+         of application/x-ndjson",
+    |method| on(method, enqueue),
+)
+.audited(AuditAction::JobEnqueue)
+.parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN])
+.body(schema_of::<OneOrMany>)
+.answers(&[
+    json(
+        200,
+        "The same job was enqueued before, or `dry_run` was given, or the job has \
+             ended within `wait`; of lines, a line for each with its job or its problem",
+        schema_of::<Enqueued>,
+    ),
+    json(
+        201,
+        "The job is enqueued, or every job of the array",
+        schema_of::<OneOrManyEnqueued>,
+    ),
+    json(
+        202,
+        "The job is enqueued, and has not ended within `wait`",
+        schema_of::<Enqueued>,
+    ),
+])
+.problems(PROBLEMS)];
 
 /// The body of a request.
 #[derive(schemars::JsonSchema)]

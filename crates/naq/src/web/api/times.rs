@@ -34,30 +34,57 @@ const COUNT_MAX: usize = 1_000;
 const COUNT: Parameter = query("count", "Number of times, 1 to 1000", "5");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route::get("/api/cron/explain", Right::View, "Explain a cron expression, and name its coming times", |method| on(method, explain)).parameters(&[
-            query("expr", "The cron expression", "30 3 * * 1-5").required(),
-            query("tz", "Its time zone; UTC if absent", "Europe/Berlin"),
-            COUNT,
-        ]).answers(&[json(200, "What it means", schema_of::<CronExplanation>)]).problems(&[&problem::BAD_REQUEST, &problem::REFUSED]),
-    Route::get("/api/schedules/{schedule}/next", Right::View, "Name the coming ticks of a schedule", |method| on(method, next)).parameters(&[path("schedule", "Name of the schedule", "nightly"), COUNT]).answers(&[json(
-            200,
-            "The ticks; none if the schedule is paused or has ended",
-            schema_of::<Ticks>,
-        )]).problems(&[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::REFUSED,
-        ]),
-    Route::post("/api/jobs/{job}/reschedule", Right::Operate, "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed", |method| on(method, reschedule)).audited(AuditAction::JobReschedule).parameters(&[
-            JOB,
-            query("dry_run", "Check the request, and change nothing", "true"),
-        ]).body(schema_of::<NewStart>).answers(&[json(200, "When the job starts", schema_of::<StartOfJob>)]).problems(&[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-            &problem::MEDIA_TYPE,
-            &problem::REFUSED,
-        ]),
+    Route::get(
+        "/api/cron/explain",
+        Right::View,
+        "Explain a cron expression, and name its coming times",
+        |method| on(method, explain),
+    )
+    .parameters(&[
+        query("expr", "The cron expression", "30 3 * * 1-5").required(),
+        query("tz", "Its time zone; UTC if absent", "Europe/Berlin"),
+        COUNT,
+    ])
+    .answers(&[json(200, "What it means", schema_of::<CronExplanation>)])
+    .problems(&[&problem::BAD_REQUEST, &problem::REFUSED]),
+    Route::get(
+        "/api/schedules/{schedule}/next",
+        Right::View,
+        "Name the coming ticks of a schedule",
+        |method| on(method, next),
+    )
+    .parameters(&[path("schedule", "Name of the schedule", "nightly"), COUNT])
+    .answers(&[json(
+        200,
+        "The ticks; none if the schedule is paused or has ended",
+        schema_of::<Ticks>,
+    )])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::REFUSED,
+    ]),
+    Route::post(
+        "/api/jobs/{job}/reschedule",
+        Right::Operate,
+        "Reschedule a delayed job, or the next attempt of a job; it starts at once \
+         if the time has passed",
+        |method| on(method, reschedule),
+    )
+    .audited(AuditAction::JobReschedule)
+    .parameters(&[
+        JOB,
+        query("dry_run", "Check the request, and change nothing", "true"),
+    ])
+    .body(schema_of::<NewStart>)
+    .answers(&[json(200, "When the job starts", schema_of::<StartOfJob>)])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+        &problem::MEDIA_TYPE,
+        &problem::REFUSED,
+    ]),
 ];
 
 /// A time, in UTC and in a time zone.

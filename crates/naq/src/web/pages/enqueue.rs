@@ -13,12 +13,12 @@ use super::frame::frame;
 use super::job_envelope::{OWN_FIELDS, cli};
 use crate::clock;
 use crate::web::access::Identity;
-use crate::web::api::jobs::hide_values;
 use crate::web::api::parameters::Query;
 use crate::web::api::submit::check_envelope;
 use crate::web::audit::Tally;
-use crate::web::enqueue_form::{EnqueueForm, Fields, pretty, restore_hidden_values};
+use crate::web::enqueue_form::{EnqueueForm, Fields, pretty, restore_env};
 use crate::web::envelope_diff::{DiffLine, envelope_diff};
+use crate::web::hidden_values::hide_values;
 use crate::web::problem::{self, FieldProblem, Problem};
 use crate::web::state::Web;
 use naq_client::{ClientError, ErrorKind, Queue};
@@ -240,7 +240,7 @@ fn checked_job(
     let stored: Option<Fields> = original
         .and_then(|record| record.envelope.as_deref())
         .and_then(|envelope| serde_json::from_str(envelope.get()).ok());
-    let restored = restore_hidden_values(&mut fields, stored.as_ref());
+    let restored = restore_env(&mut fields, stored.as_ref());
     restored.map_err(|problems| problems.iter().map(ShownProblem::of).collect::<Vec<_>>())?;
     let of_envelope = |problem: Problem| ShownProblem::all_of(&problem);
     let mut payload = pretty(&fields).into_bytes();

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use super::job_view::Fact;
 use crate::text::excerpt;
-use crate::web::api::jobs::hide_values;
 use crate::web::enqueue_form::{Fields, pretty};
+use crate::web::hidden_values::hide_values;
 use naq_protocol::command_line;
 use naq_protocol::units::{format_duration, format_size};
 use naq_protocol::{Envelope, Record, escape, escape_json};
