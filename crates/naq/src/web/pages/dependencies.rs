@@ -13,7 +13,7 @@ use naq_protocol::{DependencyCondition, JobId, escape};
 /// Maximum number of jobs in the table.
 const ROWS_MAX: usize = 1_000;
 
-/// Maximum number of jobs in the graph. Nobody sees anything in a larger one.
+/// Maximum number of jobs in the graph. A larger one is unreadable.
 const GRAPH_JOBS_MAX: usize = 100;
 
 /// Maximum number of characters of a name in the graph.
