@@ -14,6 +14,7 @@ mod http;
 mod job;
 mod jobs;
 mod metrics;
+mod output;
 mod pages;
 mod schedule_pages;
 mod schedules;

@@ -75,6 +75,7 @@ pub mod fuzz;
 mod listing;
 mod log_chunk;
 mod logs;
+mod output_parts;
 mod private_file;
 mod queue;
 mod raw_envelope;
@@ -110,6 +111,7 @@ pub use full_store::describe_unstored;
 pub use listing::{JobPage, JobSearch, JobSummary};
 pub use log_chunk::LogChunk;
 pub use logs::Logs;
+pub use output_parts::{OutputGap, OutputParts, PartPosition};
 #[doc(hidden)]
 pub use private_file::write_private_file;
 pub use queue::Queue;

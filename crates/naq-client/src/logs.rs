@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::position::LogPosition;
 use super::log_chunk::LogChunk;
+use super::stored_output::StoredOutput;
 use super::{Client, ClientError};
 use naq_jetstream::{LogStream, OutputStream, RecordEvent, RecordWatch};
 use naq_protocol::{JobId, Record};
@@ -122,17 +123,20 @@ impl Logs {
 
     /// Adds what the record of the ended job has of the output and live output did not have.
     async fn add_recorded(&mut self, record: &Record) -> Result<(), ClientError> {
-        let stdout = self
-            .client
-            .read_output(record, OutputStream::Stdout)
-            .await?;
-        let stderr = self
-            .client
-            .read_output(record, OutputStream::Stderr)
-            .await?;
+        let mut stored = [StoredOutput::default(), StoredOutput::default()];
+        for (stored, (stdio, output)) in stored.iter_mut().zip([
+            (OutputStream::Stdout, &record.stdout),
+            (OutputStream::Stderr, &record.stderr),
+        ]) {
+            let written_bytes = output.as_ref().map_or(0, |output| output.bytes);
+            // it may be large, and live output may have had all of it
+            if !self.position.has_all(record.attempt, stdio, written_bytes) {
+                *stored = self.client.read_output(record, stdio).await?;
+            }
+        }
         self.source = Source::Ended;
         self.position
-            .complete(record.attempt, [stdout, stderr], &mut self.chunks);
+            .complete(record.attempt, stored, &mut self.chunks);
         Ok(())
     }
 }

@@ -32,14 +32,7 @@ impl StoredOutput {
                 (head, tail.unwrap_or_default())
             }
         };
-        let kept = (head.len() + tail.len()) as u64;
-        let missing_bytes = match output.truncated {
-            false => 0,
-            // Earlier versions store only the length of the whole stream.
-            true => output
-                .missing_bytes
-                .unwrap_or_else(|| output.bytes.saturating_sub(kept).max(1)),
-        };
+        let missing_bytes = missing_bytes(output, (head.len() + tail.len()) as u64);
         StoredOutput {
             head,
             missing_bytes,
@@ -52,6 +45,17 @@ impl StoredOutput {
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.head.append(&mut self.tail);
         self.head
+    }
+}
+
+/// Number of bytes that are missing from an output of which `kept` bytes are stored.
+pub(crate) fn missing_bytes(output: &CapturedOutput, kept: u64) -> u64 {
+    match output.truncated {
+        false => 0,
+        // Earlier versions store only the length of the whole stream.
+        true => output
+            .missing_bytes
+            .unwrap_or_else(|| output.bytes.saturating_sub(kept).max(1)),
     }
 }
 

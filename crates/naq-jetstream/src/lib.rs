@@ -95,6 +95,7 @@ pub use schedules::leader_lease::{LeaderLeaseEvent, LeaderLeaseWatch, StoredLead
 pub use schedules::schedule::{
     ScheduleEvent, ScheduleListing, ScheduleWatch, SchedulesState, StoredSchedule,
 };
+pub use stream::objects::{ObjectChunk, StoredObject};
 pub use stream::publish::PendingWrite;
 pub use usage::StorageUsage;
 pub use user_database::{Account, accounts};

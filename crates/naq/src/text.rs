@@ -133,3 +133,33 @@ impl std::fmt::Display for Ending {
         }
     }
 }
+
+/// Length of the beginning of some bytes that ends with a whole character.
+pub(crate) fn whole_characters(bytes: &[u8]) -> usize {
+    // The last character begins in the last three bytes if it is incomplete.
+    (bytes.len().saturating_sub(3)..bytes.len())
+        .find(|at| {
+            std::str::from_utf8(bytes.get(*at..).unwrap_or_default())
+                .is_err_and(|error| error.error_len().is_none() && error.valid_up_to() == 0)
+        })
+        .unwrap_or(bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_characters;
+
+    #[test]
+    fn only_an_incomplete_character_at_the_end_is_left() {
+        for (bytes, whole) in [
+            (&b"abc"[..], 3),
+            ("aä".as_bytes(), 3),
+            (&"aä".as_bytes()[..2], 1),
+            (&"a\u{1f600}".as_bytes()[..4], 1),
+            (b"a\xff", 2),
+            (b"", 0),
+        ] {
+            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
+        }
+    }
+}

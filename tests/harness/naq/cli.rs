@@ -253,6 +253,10 @@ impl FollowedCli {
         self.stderr.text()
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.pid()), signal).unwrap();
     }

@@ -37,6 +37,13 @@ impl LogPosition {
         self.attempt == attempt && self.end.is_some()
     }
 
+    /// Whether all bytes of a stream of this attempt were read, or reported missing.
+    pub(super) fn has_all(&self, attempt: u32, stdio: OutputStream, written_bytes: u64) -> bool {
+        self.attempt == attempt
+            && self.has_offsets
+            && self.read_bytes[index(stdio)] >= written_bytes
+    }
+
     /// Takes a chunk of live output. Adds to `chunks` what a reader should see.
     pub(super) fn advance(&mut self, chunk: LiveChunk, chunks: &mut VecDeque<LogChunk>) {
         match chunk {
@@ -226,6 +233,18 @@ mod tests {
         assert_eq!(read([piece(2, 0, "abcdef"), end(2, 6)], whole()), "abcdef");
         // an earlier attempt was live, the last one was too short for that
         assert_eq!(read([piece(1, 0, "x"), end(1, 1)], whole()), "xabcdef");
+    }
+
+    #[test]
+    fn a_stream_is_complete_when_all_its_bytes_were_read() {
+        let mut position = LogPosition::default();
+        let mut seen = VecDeque::new();
+        assert!(!position.has_all(2, OutputStream::Stdout, 0));
+        position.advance(piece(2, 0, "abc"), &mut seen);
+        assert!(position.has_all(2, OutputStream::Stdout, 3));
+        assert!(position.has_all(2, OutputStream::Stderr, 0));
+        assert!(!position.has_all(2, OutputStream::Stdout, 4));
+        assert!(!position.has_all(3, OutputStream::Stdout, 3));
     }
 
     #[test]

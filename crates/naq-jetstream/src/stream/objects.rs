@@ -157,6 +157,82 @@ impl Broker {
     }
 }
 
+/// A stored object whose content is read chunk by chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    stream: String,
+    /// Subject of its chunks.
+    chunks: String,
+    /// Its id. Another object that replaces it under the same name has another id.
+    pub id: String,
+    /// Its size, in bytes, as its description says.
+    pub size_bytes: u64,
+}
+
+/// A chunk of a stored object.
+#[derive(Clone, Debug)]
+pub struct ObjectChunk {
+    /// Its sequence in the stream. Later chunks of the object have larger ones.
+    pub sequence: u64,
+    /// Its content.
+    pub bytes: Bytes,
+}
+
+impl Broker {
+    /// Finds the object of this name, to read it chunk by chunk. In contrast to [`Broker::get_object`], it
+    /// takes the memory of one chunk and no consumer, and can begin at any chunk.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::NotFound`] if the object does not exist.
+    pub async fn open_object(&self, name: &str) -> Result<StoredObject, BrokerError> {
+        let bucket = self.names.files_bucket();
+        let stream = object_stream(&bucket);
+        let subject = meta_subject(&bucket, name);
+        let Some(info) = self.object_info(&stream, &subject).await? else {
+            return Err(BrokerError::NotFound(format!("the object `{name}`")));
+        };
+        if info.size > OBJECT_BYTES_MAX as u64 {
+            return Err(BrokerError::unreadable(
+                "an object",
+                "it is larger than 1 GiB",
+            ));
+        }
+        Ok(StoredObject {
+            chunks: chunks_subject(&bucket, &info.id),
+            stream,
+            id: info.id,
+            size_bytes: info.size,
+        })
+    }
+
+    /// Reads the first chunk of an object at this sequence or after it. `offset` is the number of bytes of the
+    /// object before it, which is less than its size.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::InvalidData`] if there is no such chunk, or if it is empty or exceeds the size of
+    /// the object.
+    pub async fn read_object_chunk(
+        &self,
+        object: &StoredObject,
+        from_sequence: u64,
+        offset: u64,
+    ) -> Result<ObjectChunk, BrokerError> {
+        let next = MessageSelector::NextBySubject(&object.chunks, from_sequence);
+        let message = self.read_message(&object.stream, next).await?;
+        let chunk = message.map(|message| ObjectChunk {
+            sequence: message.sequence,
+            bytes: message.payload(),
+        });
+        let room = object.size_bytes.saturating_sub(offset);
+        // an empty chunk would make a reader read on forever
+        let is_whole = |chunk: &ObjectChunk| (1..=room).contains(&(chunk.bytes.len() as u64));
+        chunk.filter(is_whole).ok_or_else(|| {
+            let reason = "it has another size than its description says";
+            BrokerError::unreadable("an object", reason)
+        })
+    }
+}
+
 /// Why the content of an object cannot be read.
 #[derive(Debug)]
 enum ObjectError {

@@ -7,6 +7,7 @@ use super::json::{LogGap, LogLine};
 use super::render;
 use super::session::Session;
 use super::waiting::explain;
+use crate::text::whole_characters;
 use naq_client::{Client, JobId, LogChunk, OutputStream};
 
 #[derive(Debug, clap::Args)]
@@ -136,17 +137,6 @@ impl JsonPrinter {
     }
 }
 
-/// Length of the beginning of some bytes that ends with a whole character.
-fn whole_characters(bytes: &[u8]) -> usize {
-    // The last character begins in the last three bytes if it is incomplete.
-    (bytes.len().saturating_sub(3)..bytes.len())
-        .find(|at| {
-            std::str::from_utf8(&bytes[*at..])
-                .is_err_and(|error| error.error_len().is_none() && error.valid_up_to() == 0)
-        })
-        .unwrap_or(bytes.len())
-}
-
 fn print_text(stdio: OutputStream, attempt: u32, bytes: &[u8]) -> std::io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
@@ -162,24 +152,5 @@ fn stream_name(stdio: OutputStream) -> &'static str {
     match stdio {
         OutputStream::Stdout => "stdout",
         OutputStream::Stderr => "stderr",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::whole_characters;
-
-    #[test]
-    fn only_an_incomplete_character_at_the_end_is_left() {
-        for (bytes, whole) in [
-            (&b"abc"[..], 3),
-            ("aä".as_bytes(), 3),
-            (&"aä".as_bytes()[..2], 1),
-            (&"a\u{1f600}".as_bytes()[..4], 1),
-            (b"a\xff", 2),
-            (b"", 0),
-        ] {
-            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
-        }
     }
 }

@@ -3,6 +3,8 @@
 //! Of the escape sequences only SGR (colours, bold and the like) has an effect. Any other one is shown with `␛`
 //! in place of its first byte: a job can neither move text on the page, nor hide it, nor make links.
 
+use std::borrow::Cow;
+
 use naq_protocol::escape;
 
 /// Characters of a line that are shown. A longer line ends with a mark.
@@ -140,6 +142,15 @@ impl AnsiText {
     /// A carriage return starts the line again, as a progress bar does, so only what follows the last one is
     /// shown.
     pub(super) fn line(&mut self, line: &str) -> String {
+        let (mut markup, more) = self.show_last(line);
+        if more > 0 {
+            markup.push_str(&format!("<b class=\"cut\">… {more} more characters</b>"));
+        }
+        markup
+    }
+
+    /// Shows what follows the last carriage return. Returns also how many characters are not shown.
+    fn show_last(&mut self, line: &str) -> (String, usize) {
         let line = line.trim_end_matches('\r');
         let (before, shown) = line.rsplit_once('\r').unwrap_or(("", line));
         self.skip(before);
@@ -158,7 +169,7 @@ impl AnsiText {
         }
     }
 
-    fn show(&mut self, text: &str) -> String {
+    fn show(&mut self, text: &str) -> (String, usize) {
         let mut markup = Markup {
             text: String::with_capacity(text.len().min(LINE_CHARS_MAX * 2)),
             open: Style::default(),
@@ -175,21 +186,51 @@ impl AnsiText {
                 continue;
             }
             if room == 0 {
-                let more = rest.chars().count();
                 markup.close();
-                markup
-                    .text
-                    .push_str(&format!("<b class=\"cut\">… {more} more characters</b>"));
                 self.skip(rest);
-                return markup.text;
+                return (markup.text, rest.chars().count());
             }
             room -= 1;
             markup.push(c, self.style);
             rest = after;
         }
         markup.close();
-        markup.text
+        (markup.text, 0)
     }
+}
+
+/// Output without its sequences of colours.
+pub(super) fn without_colours(output: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\x1b', output).is_none() {
+        return output.into();
+    }
+    let mut plain = Vec::with_capacity(output.len());
+    let mut rest = output;
+    while let Some(at) = memchr::memchr(b'\x1b', rest) {
+        let (before, sequence) = rest.split_at(at);
+        plain.extend_from_slice(before);
+        rest = match sgr_length(sequence) {
+            Some(length) => sequence.get(length..).unwrap_or_default(),
+            None => {
+                plain.push(b'\x1b');
+                sequence.get(1..).unwrap_or_default()
+            }
+        };
+    }
+    plain.extend_from_slice(rest);
+    plain.into()
+}
+
+/// Length of the SGR sequence that some bytes begin with. `None` if they begin with something else.
+fn sgr_length(bytes: &[u8]) -> Option<usize> {
+    let parameters = bytes.strip_prefix(b"\x1b[")?;
+    let is_parameter = |byte: &u8| matches!(byte, b'0'..=b'9' | b';' | b':');
+    let length = parameters
+        .iter()
+        .take_while(|byte| is_parameter(byte))
+        .count();
+    let is_sgr = length <= PARAMETERS_BYTES_MAX && parameters.get(length) == Some(&b'm');
+    is_sgr.then_some(length + 3)
 }
 
 /// The parameters of an SGR sequence whose escape character came before, and what follows the sequence.
@@ -278,6 +319,22 @@ mod tests {
         }
         let long = format!("\u{1b}[{}m", "1;".repeat(40));
         assert!(line(&long).starts_with('␛'));
+    }
+
+    #[test]
+    fn only_colours_are_removed() {
+        for (text, plain) in [
+            ("plain", "plain"),
+            ("\u{1b}[1;31mred\u{1b}[0m x", "red x"),
+            ("\u{1b}[2Jx\u{1b}", "\u{1b}[2Jx\u{1b}"),
+            ("\u{1b}\u{1b}[m[1", "\u{1b}[1"),
+        ] {
+            assert_eq!(
+                without_colours(text.as_bytes()).as_ref(),
+                plain.as_bytes(),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]

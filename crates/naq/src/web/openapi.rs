@@ -172,6 +172,8 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
     /// A duration of at most 60 seconds.
     const WAIT: &str =
         r"^(([1-5]?\d(\.\d{1,6})?|60)s?|1m|\d{1,4}(\.\d{1,6})?ms|\d{1,7}us|[1-5]?\ds ?\d{1,3}ms)$";
+    /// Some of the ranges of lines: a pattern cannot say that the last line is not before the first one.
+    const LINES: &str = r"^([1-9]\d{0,8}-?|[1-9]\d?-[1-9]\d{2,8}|1\d\d-[2-9]\d\d)$";
     let of_type = match key {
         "job" => schema_of::<JobId>(generator),
         "queue" => schema_of::<QueueName>(generator),
@@ -190,7 +192,17 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         // the name of a flow
         "name" => schema_of::<JobId>(generator),
         "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
-        "dry_run" | "download" => json_schema!({"type": "boolean"}),
+        "dry_run" | "download" | "plain" | "follow" => json_schema!({"type": "boolean"}),
+        "stream" => json_schema!({"type": "string", "enum": ["stdout", "stderr"]}),
+        "lines" => json_schema!({"type": "string", "pattern": LINES}),
+        "tail" => json_schema!({"type": "integer", "minimum": 1, "maximum": 10_000}),
+        "line" => json_schema!({"type": "integer", "minimum": 1}),
+        "text" => {
+            json_schema!({"type": "string", "minLength": 1, "maxLength": 120, "pattern": r"^[^\n]*$"})
+        }
+        "last_event_id" => {
+            json_schema!({"type": "string", "pattern": r"^\d{1,9}\.\d{1,15}\.\d{1,15}$"})
+        }
         "wait" => json_schema!({"type": "string", "pattern": WAIT}),
         "in" => json_schema!({"type": "string", "pattern": DURATION}),
         "at" => json_schema!({"type": "string", "format": "date-time"}),

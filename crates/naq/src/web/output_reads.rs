@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use naq_client::{Client, ClientError, OutputStream, StoredOutput};
@@ -25,19 +24,7 @@ impl Default for OutputReads {
 pub(super) struct ReadOutput {
     pub(super) output: StoredOutput,
     /// Its place among the objects in memory. `None` if it comes from the record.
-    place: Option<OwnedSemaphorePermit>,
-}
-
-/// Bytes that keep their place until the last part of them is sent.
-struct PlacedBytes {
-    bytes: Vec<u8>,
     _place: Option<OwnedSemaphorePermit>,
-}
-
-impl AsRef<[u8]> for PlacedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 impl OutputReads {
@@ -64,16 +51,9 @@ impl OutputReads {
             false => None,
         };
         let output = client.read_output(record, stream).await?;
-        Ok(ReadOutput { output, place })
-    }
-}
-
-impl ReadOutput {
-    /// All stored bytes, without a mark where bytes are missing.
-    pub(super) fn into_bytes(self) -> Bytes {
-        Bytes::from_owner(PlacedBytes {
-            bytes: self.output.into_bytes(),
-            _place: self.place,
+        Ok(ReadOutput {
+            output,
+            _place: place,
         })
     }
 }

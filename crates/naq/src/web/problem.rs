@@ -64,6 +64,8 @@ problem_kinds! {
         "A body is at most as large as a message of the NATS server. Put large input into a file or an object.";
     MEDIA_TYPE 415 "media-type", "The path does not accept the type of the body",
         "Send `Content-Type: application/json`.";
+    RANGE 416 "range", "The output has none of the requested bytes or lines",
+        "The detail says how many the output has. A job that has not ended has none yet.";
     HOST 421 "host", "The request is addressed to another host",
         "The header `Host` does not name this dashboard. Its option `--host-name NAME` adds a name.";
     REFUSED 422 "refused", "The body is refused",

@@ -13,6 +13,7 @@ use super::live::Live;
 use super::login::{LoginCode, LoginGate};
 use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
+use super::output::Outputs;
 use super::output_reads::OutputReads;
 use super::problem::Problem;
 use super::templates::Templates;
@@ -30,7 +31,8 @@ pub(super) struct Web {
     pub(super) templates: Templates,
     pub(super) live: Live,
     pub(super) failure_groups: FailureGroups,
-    pub(super) outputs: OutputReads,
+    pub(super) outputs: Outputs,
+    pub(super) output_reads: OutputReads,
     pub(super) metrics: WebMetrics,
     pub(super) audit: AuditLog,
     /// Becomes true when the dashboard stops, so that streams end.
@@ -48,7 +50,8 @@ impl Web {
         Arc::new(Web {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups: FailureGroups::default(),
-            outputs: OutputReads::default(),
+            outputs: Outputs::default(),
+            output_reads: OutputReads::default(),
             audit: AuditLog::new(client.clone()),
             metrics: WebMetrics::new(are_metrics_open(listen, &config)),
             client,

@@ -7,7 +7,9 @@ pub(super) mod failed;
 mod flows;
 mod health;
 pub(super) mod jobs;
-mod output;
+mod logs;
+pub(super) mod output;
+mod output_search;
 pub(super) mod parameters;
 mod queues;
 mod schedules;
@@ -31,6 +33,8 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         submit::ROUTES,
         jobs::ROUTES,
         output::ROUTES,
+        output_search::ROUTES,
+        logs::ROUTES,
         flows::ROUTES,
         failed::ROUTES,
         schedules::ROUTES,

@@ -1,29 +1,74 @@
-//! Output of jobs.
+//! Output of jobs: bytes or lines of an output stream of an ended job.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
-use bytes::Bytes;
 
 use super::jobs::JOB;
-use super::parameters::Query;
+use super::parameters::{Query, limit};
 use crate::web::access::Right;
-use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, other, query};
+use crate::web::output::line_range::{LineRange, tail};
+use crate::web::output::{ByteSpan, Output};
+use crate::web::problem::{self, Problem, ProblemKind};
+use crate::web::route::{Answer, Parameter, Route, other, query};
 use crate::web::state::Web;
 use naq_client::OutputStream;
 use naq_protocol::JobId;
 
-const DOWNLOAD: Parameter = query(
-    "download",
-    "Have a browser store the output as a file",
-    "true",
-);
+/// Maximum number of lines in an answer.
+const LINES_MAX: u64 = 10_000;
+
+/// Which lines an answer has: `naq-lines: 1-100/2000`.
+const LINES: HeaderName = HeaderName::from_static("naq-lines");
+
+/// How many bytes of the stream were not kept.
+const MISSING_BYTES: HeaderName = HeaderName::from_static("naq-missing-bytes");
+
+/// Number of stored bytes before those that were not kept.
+const MISSING_AT: HeaderName = HeaderName::from_static("naq-missing-at");
+
+const PARAMETERS: &[Parameter] = &[
+    JOB,
+    query(
+        "lines",
+        "Only these lines, counted from 1: 120-200, 120 or 120-; at most 10,000",
+        "120-200",
+    ),
+    query("tail", "Only the last lines: 1 to 10,000", "100"),
+    query(
+        "download",
+        "Have a browser store the output as a file",
+        "true",
+    ),
+    query(
+        "plain",
+        "Have a browser show the output as plain text",
+        "true",
+    ),
+];
+
+const ANSWERS: &[Answer] = &[
+    other(
+        200,
+        "The output, or the lines that `naq-lines` names. `naq-missing-bytes` is the number of bytes that were not kept, and `naq-missing-at` the number of stored bytes before them",
+        "application/octet-stream",
+    ),
+    other(200, "The same, with `plain`", "text/plain"),
+    other(
+        206,
+        "The part that the header `Range` names",
+        "application/octet-stream",
+    ),
+    other(206, "The same, with `plain`", "text/plain"),
+];
+
+const PROBLEMS: &[&ProblemKind] = &[&problem::BAD_REQUEST, &problem::NOT_FOUND, &problem::RANGE];
 
 pub(super) const ROUTES: &[Route] = &[
     Route::get(
@@ -32,40 +77,18 @@ pub(super) const ROUTES: &[Route] = &[
         "Read the standard output of an ended job, byte for byte",
         |method| on(method, stdout),
     )
-    .parameters(&[JOB, DOWNLOAD])
-    .answers(&[
-        other(
-            200,
-            "The output; `naq-missing-bytes` is the number of bytes that were not kept",
-            "application/octet-stream",
-        ),
-        other(
-            206,
-            "The part that the header `Range` names",
-            "application/octet-stream",
-        ),
-    ])
-    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    .parameters(PARAMETERS)
+    .answers(ANSWERS)
+    .problems(PROBLEMS),
     Route::get(
         "/api/jobs/{job}/stderr",
         Right::View,
         "Read the standard error of an ended job, byte for byte",
         |method| on(method, stderr),
     )
-    .parameters(&[JOB, DOWNLOAD])
-    .answers(&[
-        other(
-            200,
-            "The output; `naq-missing-bytes` is the number of bytes that were not kept",
-            "application/octet-stream",
-        ),
-        other(
-            206,
-            "The part that the header `Range` names",
-            "application/octet-stream",
-        ),
-    ])
-    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    .parameters(PARAMETERS)
+    .answers(ANSWERS)
+    .problems(PROBLEMS),
 ];
 
 async fn stdout(
@@ -86,6 +109,23 @@ async fn stderr(
     read(&web, &job, OutputStream::Stderr, &query, &headers).await
 }
 
+/// The name of an output stream.
+pub(in crate::web) fn stream_name(stream: OutputStream) -> &'static str {
+    match stream {
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
+    }
+}
+
+/// The output stream of this name.
+pub(in crate::web) fn parse_stream(name: &str) -> Result<OutputStream, &'static str> {
+    match name {
+        "stdout" => Ok(OutputStream::Stdout),
+        "stderr" => Ok(OutputStream::Stderr),
+        _ => Err("expected stdout or stderr"),
+    }
+}
+
 async fn read(
     web: &Web,
     job: &str,
@@ -95,53 +135,124 @@ async fn read(
 ) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
     let is_download = query.is_on("download")?;
+    let is_plain = query.is_on("plain")?;
+    let lines = query.parsed("lines", str::parse::<LineRange>)?;
+    let last = query.parsed("tail", |count| limit(count, 10_000))?;
+    if lines.is_some() && last.is_some() {
+        return Err(Problem::parameter("tail", "give either `lines` or `tail`"));
+    }
     let record = web.client.fetch_job(&job).await?;
-    let read = web.outputs.read(&web.client, &record, stream).await?;
-    let missing_bytes = read.output.missing_bytes;
-    let bytes = read.into_bytes();
-    let length = bytes.len() as u64;
-    let range = headers
-        .get(header::RANGE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| parse_range(value, length));
-    let mut response = match range {
-        None => bytes.into_response(),
-        Some(None) => {
-            let all = format!("bytes */{length}");
-            let status = StatusCode::RANGE_NOT_SATISFIABLE;
-            (status, [(header::CONTENT_RANGE, all)]).into_response()
-        }
-        Some(Some(range)) => {
-            let part = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-            let bytes = cut(&bytes, &range);
-            let status = StatusCode::PARTIAL_CONTENT;
-            (status, [(header::CONTENT_RANGE, part)], bytes).into_response()
-        }
+    let output = web.outputs.open(&web.client, &record, stream).await?;
+    let mut response = match (lines, last) {
+        (None, None) => by_range(web, output, headers.get(header::RANGE)).await?,
+        (lines, last) => by_lines(web, output, lines, last).await?,
     };
+    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        return Ok(response);
+    }
     let headers = response.headers_mut();
     // Never a page: the job controls its content.
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert("naq-missing-bytes", HeaderValue::from(missing_bytes));
-    let name = match stream {
-        OutputStream::Stdout => "stdout",
-        OutputStream::Stderr => "stderr",
+    let media_type = match is_plain {
+        true => "text/plain; charset=utf-8",
+        false => "application/octet-stream",
     };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // the id of a job has no character that ends a quoted name
-    let place = format!("attachment; filename=\"{job}.{name}.txt\"");
+    let place = format!("attachment; filename=\"{job}.{}.txt\"", stream_name(stream));
     if is_download && let Ok(place) = HeaderValue::from_str(&place) {
         headers.insert(header::CONTENT_DISPOSITION, place);
     }
     Ok(response)
 }
 
-/// A part of an output, without a copy.
-fn cut(bytes: &Bytes, range: &Range<u64>) -> Bytes {
-    let at = |place: u64| usize::try_from(place).map_or(bytes.len(), |at| at.min(bytes.len()));
-    bytes.slice(at(range.start)..at(range.end))
+/// The lines that a request names: a range, or the last ones.
+async fn by_lines(
+    web: &Web,
+    output: Output,
+    lines: Option<LineRange>,
+    last: Option<usize>,
+) -> Result<Response, Problem> {
+    let all = web.outputs.index(&output).await?.lines();
+    let named = match lines {
+        Some(range) => range.of(all, LINES_MAX),
+        None => tail(all, last.unwrap_or_default() as u64),
+    };
+    match named {
+        Some(named) => {
+            let shown = format!("{}-{}/{all}", named.start(), named.end());
+            let span = web.outputs.lines(&output, named).await?;
+            let mut response = send(output, span);
+            if let Ok(shown) = HeaderValue::from_str(&shown) {
+                response.headers_mut().insert(LINES, shown);
+            }
+            Ok(response)
+        }
+        // an empty output has no last line, which is no error
+        None if lines.is_none() => {
+            let span = web.outputs.bytes(&output, 0..0).await?;
+            Ok(send(output, span))
+        }
+        None => {
+            let lines = crate::text::count(all, "line");
+            Err(Problem::new(
+                &problem::RANGE,
+                format!("the output has {lines}"),
+            ))
+        }
+    }
+}
+
+/// The bytes that `Range` names, or all.
+async fn by_range(
+    web: &Web,
+    output: Output,
+    range: Option<&HeaderValue>,
+) -> Result<Response, Problem> {
+    let length = output.length();
+    let range = range
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| parse_range(value, length));
+    match range {
+        None => {
+            let span = web.outputs.bytes(&output, 0..length).await?;
+            Ok(send(output, span))
+        }
+        Some(None) => {
+            let detail = format!("the output has {length} bytes");
+            let mut response = Problem::new(&problem::RANGE, detail).into_response();
+            if let Ok(all) = HeaderValue::from_str(&format!("bytes */{length}")) {
+                response.headers_mut().insert(header::CONTENT_RANGE, all);
+            }
+            Ok(response)
+        }
+        Some(Some(range)) => {
+            let part = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+            let span = web.outputs.bytes(&output, range).await?;
+            let mut response = send(output, span);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            if let Ok(part) = HeaderValue::from_str(&part) {
+                response.headers_mut().insert(header::CONTENT_RANGE, part);
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// An answer that reads the output part by part as the client receives it. A part that cannot be read ends the
+/// answer before its length.
+fn send(output: Output, span: ByteSpan) -> Response {
+    let length = span.range.end.saturating_sub(span.range.start);
+    let gap = output.gap();
+    let missing_bytes = gap.map_or(0, |gap| gap.missing_bytes);
+    let mut response = Body::from_stream(output.stream(span)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(MISSING_BYTES, HeaderValue::from(missing_bytes));
+    if let Some(gap) = gap {
+        headers.insert(MISSING_AT, HeaderValue::from(gap.offset));
+    }
+    response
 }
 
 /// The part of an output that `Range` names (RFC 9110, section 14). `None` means all: the header has
@@ -199,8 +310,6 @@ mod tests {
         fn a_range_is_inside_of_the_output(first in "[0-9]{0,20}", last in "[0-9]{0,20}", length in 0u64..1_000) {
             if let Some(Some(range)) = parse_range(&format!("bytes={first}-{last}"), length) {
                 prop_assert!(range.start < range.end && range.end <= length);
-                let bytes = Bytes::from(vec![0; usize::try_from(length).unwrap()]);
-                prop_assert_eq!(cut(&bytes, &range).len() as u64, range.end - range.start);
             }
         }
     }

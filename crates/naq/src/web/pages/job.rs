@@ -118,7 +118,7 @@ async fn outputs(web: &Web, record: &Record) -> Result<Vec<OutputView>, ClientEr
         let Some(output) = output else { continue };
         let html = match is_read(output) {
             true => {
-                let read = web.outputs.read(&web.client, record, stream).await?;
+                let read = web.output_reads.read(&web.client, record, stream).await?;
                 stored_output::markup(&read.output)
             }
             false => stored_output::markup(&StoredOutput::new(output, None)),
