@@ -146,3 +146,23 @@ fn a_job_is_enqueued_by_the_form_and_edited() {
     browsing.expect("edited");
     browsing.expect("good");
 }
+
+#[test]
+fn the_output_of_an_ended_job_is_scrolled_searched_linked_and_copied() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let script = r"printf '\033[31mred\033[0m <script>alert(1)</script> \342\200\256 bidi\n'
+head -c 10000000 /dev/zero | tr '\0' x; echo
+seq 3 200000; echo '<img src=x onerror=alert(2)>' >&2";
+    let words = [
+        "enqueue", "-q", "build", "--id", "long", "--output", "16M", "--", "sh", "-c", script,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_ended(&crate::harness::naq::id("long"));
+    let Some(mut browsing) = Browsing::start("output.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("good");
+}

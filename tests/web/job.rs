@@ -60,7 +60,9 @@ fn what_a_job_contains_and_writes_is_shown_as_text() {
         "failed (exit 3)",
         "<span class=\"fg1\">red</span> &lt;script&gt;alert(1)&lt;/script&gt;",
         "bidi \\u{202e} end, ␛]8;;",
-        "\n100%\n",
+        "<span class=\"t\">100%</span>",
+        "id=\"stdout-L1\"",
+        "href=\"/api/jobs/hostile/stdout?plain&amp;lines=4\" target=\"_blank\" rel=\"noopener\">… the whole line, ",
         "after the long line",
         "&lt;img src=x onerror=alert(2)&gt;",
         "<code>COLOUR</code>",
@@ -101,11 +103,12 @@ fn the_kept_end_of_a_long_output_is_on_the_page() {
     naq.cli(words).run().succeeds();
     naq.wait_ended(&id("long"));
     let page = dashboard.get("/jobs/long").expect(200).text();
-    assert!(page.contains("\nwhy it failed\n"), "{page}");
     assert!(
-        page.contains("not shown here, 72.3 MiB were not kept"),
+        page.contains("<span class=\"t\">why it failed</span>"),
         "{page}"
     );
+    let mark = "<b class=\"gap\">… 72.3 MiB were not kept …</b>";
+    assert!(page.contains(mark), "{page}");
 }
 
 #[test]

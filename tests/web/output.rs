@@ -321,7 +321,88 @@ fn a_large_output_is_never_in_memory_and_slow_clients_keep_nobody_waiting() {
         }
     };
     assert_eq!(found["matches"][0]["line"], 1_000_001);
+    let page = dashboard.get("/jobs/large").expect(200);
+    assert!(page.text().contains("<span class=\"t\">the needle</span>"));
+    assert!(page.body.len() < 400_000, "{}", page.body.len());
     drop(slow);
     let grown_kib = peak_kib(&dashboard).saturating_sub(before_kib);
     assert!(grown_kib < 48 << 10, "grown by {grown_kib} KiB");
+}
+
+#[test]
+fn the_page_of_a_long_output_works_without_scripts() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    run(&naq, "numbers", "8M", "seq 200000; echo '<b>OOPS' >&2");
+    let get = |query: &str| dashboard.get(&format!("/jobs/numbers{query}"));
+    let page = get("").expect(200).text();
+    let has = |page: &str, line: u64| page.contains(&format!("id=\"stdout-L{line}\""));
+    for (line, is_shown) in [
+        (1, true),
+        (200, true),
+        (201, false),
+        (199_800, false),
+        (199_801, true),
+        (200_000, true),
+    ] {
+        assert_eq!(has(&page, line), is_shown, "{line}");
+    }
+    assert!(page.contains("href=\"?stdout=201-#stdout\""), "{page}");
+    // a link to lines shows them, marked
+    let page = get("?stdout=120000-120002").expect(200).text();
+    assert!(
+        has(&page, 119_980) && has(&page, 120_300) && !has(&page, 1),
+        "{page}"
+    );
+    let marked: Vec<&str> = page.split("<div class=\"row hit\" id=\"").skip(1).collect();
+    assert_eq!(marked.len(), 3);
+    assert!(
+        marked[0].starts_with("stdout-L120000\"><a class=\"n\" href=\"#stdout-L120000\""),
+        "{page}"
+    );
+    let rows = dashboard
+        .get("/jobs/numbers/rows?stream=stdout&from=7&count=2")
+        .expect(200)
+        .text();
+    assert!(
+        rows.starts_with("<div class=\"row\" id=\"stdout-L7\">"),
+        "{rows}"
+    );
+    assert_eq!(rows.matches("class=\"row\"").count(), 2, "{rows}");
+    let page = get("?q=19999&in=stdout").expect(200).text();
+    assert!(
+        page.contains("href=\"?q=19999&amp;in=stdout&amp;stdout=119999#stdout-L119999\""),
+        "{page}"
+    );
+    let page = get("?q=oops&in=stderr").expect(200).text();
+    assert!(
+        page.contains("<span>&lt;b&gt;OOPS</span>") && !page.contains("<b>OOPS"),
+        "{page}"
+    );
+    let page = get("?q=11&in=stdout").expect(200).text();
+    assert!(page.contains("Search from line "), "{page}");
+    // empty fields of a form select nothing
+    get("?q=&in=stdout&stdout=").expect(200);
+    for query in [
+        "?stdout=0",
+        "?stdout=5-2",
+        "?in=both",
+        "?q=a%0Ab",
+        "?from=x",
+        "?line=1",
+    ] {
+        let refused = get(query).expect(400);
+        assert!(
+            refused
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/html")
+        );
+    }
+    for path in ["rows?count=501", "rows?from=0", "rows?stream=x", "rows?x=1"] {
+        dashboard.get(&format!("/jobs/numbers/{path}")).expect(400);
+    }
+    dashboard.get("/jobs/none/rows").expect(404);
 }

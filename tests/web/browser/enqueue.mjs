@@ -36,8 +36,8 @@ console.log("checked");
 // The button leads to the page of the job, where its output arrives.
 await page.getByRole("button", { name: "Enqueue" }).click();
 await page.waitForURL(/\/jobs\//);
-await page.waitForSelector("#stdout");
-const output = await page.textContent("#stdout pre");
+await page.waitForSelector("#stdout .row");
+const output = await page.textContent("#stdout .log");
 expect(output.includes("<b>one</b>") && output.includes("two"), `not the output: ${output}`);
 
 // Editing it shows what differs.
@@ -48,8 +48,8 @@ await check.locator("ins").first().waitFor();
 expect((await check.locator("del").count()) > 0, "the difference does not show what is removed");
 await page.getByRole("button", { name: "Enqueue" }).click();
 await page.waitForURL(/\/jobs\//);
-await page.waitForSelector("#stdout");
-expect((await page.textContent("#stdout pre")).includes("three"), "the edited job did not run");
+await page.waitForSelector("#stdout .row");
+expect((await page.textContent("#stdout .log")).includes("three"), "the edited job did not run");
 console.log("edited");
 
 // axe-core injects its script, so this context ignores the policy that the pages above were under.

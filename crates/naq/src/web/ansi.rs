@@ -149,6 +149,13 @@ impl AnsiText {
         markup
     }
 
+    /// As [`AnsiText::line`], without a mark at the end of a line that is cut. Returns also whether the line is
+    /// shown whole.
+    pub(super) fn beginning(&mut self, line: &str) -> (String, bool) {
+        let (markup, more) = self.show_last(line);
+        (markup, more == 0)
+    }
+
     /// Shows what follows the last carriage return. Returns also how many characters are not shown.
     fn show_last(&mut self, line: &str) -> (String, usize) {
         let line = line.trim_end_matches('\r');

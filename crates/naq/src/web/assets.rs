@@ -26,6 +26,11 @@ const ASSETS: &[Asset] = &[
         content: include_str!("assets/app.js"),
     },
     Asset {
+        name: "log.js",
+        media_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/log.js"),
+    },
+    Asset {
         name: "style.css",
         media_type: "text/css; charset=utf-8",
         content: include_str!("assets/style.css"),

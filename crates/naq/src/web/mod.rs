@@ -26,7 +26,6 @@ mod metrics;
 mod openapi;
 mod options;
 mod output;
-mod output_reads;
 mod overview;
 mod pages;
 mod precondition;
@@ -36,7 +35,6 @@ mod routes;
 mod schedule_definition;
 mod server;
 mod state;
-mod stored_output;
 mod templates;
 mod tokens;
 

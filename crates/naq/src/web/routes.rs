@@ -54,6 +54,12 @@ const PAGES: &[Route] = &[
     Route::get("/jobs/{job}", Right::View, "A job", |method| {
         on(method, pages::job::show)
     }),
+    Route::get(
+        "/jobs/{job}/rows",
+        Right::View,
+        "Lines of the output of a job, for an open page",
+        |method| on(method, pages::job_output::rows),
+    ),
     Route::post(
         "/jobs/{job}/cancel",
         Right::Operate,

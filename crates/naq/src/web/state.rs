@@ -14,7 +14,6 @@ use super::login::{LoginCode, LoginGate};
 use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
 use super::output::Outputs;
-use super::output_reads::OutputReads;
 use super::problem::Problem;
 use super::templates::Templates;
 use naq_client::Client;
@@ -32,7 +31,6 @@ pub(super) struct Web {
     pub(super) live: Live,
     pub(super) failure_groups: FailureGroups,
     pub(super) outputs: Outputs,
-    pub(super) output_reads: OutputReads,
     pub(super) metrics: WebMetrics,
     pub(super) audit: AuditLog,
     /// Becomes true when the dashboard stops, so that streams end.
@@ -51,7 +49,6 @@ impl Web {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups: FailureGroups::default(),
             outputs: Outputs::default(),
-            output_reads: OutputReads::default(),
             audit: AuditLog::new(client.clone()),
             metrics: WebMetrics::new(are_metrics_open(listen, &config)),
             client,

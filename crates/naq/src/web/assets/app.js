@@ -114,6 +114,15 @@ async function reload() {
   if (!answer.ok) return;
   const next = parse(await answer.text()).querySelector("main");
   if (next) patch(document.querySelector("main"), next);
+  await showStored();
+}
+
+/** Shows the outputs of an ended job, by a module that other pages do not load. */
+async function showStored() {
+  const first = document.querySelector("[data-log]");
+  if (!first) return;
+  const { showLogs } = await import(first.dataset.module);
+  showLogs(parse);
 }
 
 /** Maximum number of lines of live output that the page keeps while the reader is at the end. */
@@ -184,3 +193,4 @@ function checkWhileTyping(form) {
 }
 
 for (const form of document.querySelectorAll("form[data-check]")) checkWhileTyping(form);
+showStored();

@@ -4,6 +4,7 @@
 mod index_cache;
 mod line_index;
 pub(super) mod line_range;
+pub(super) mod rows;
 pub(super) mod search;
 mod stored;
 

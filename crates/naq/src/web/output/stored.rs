@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::index_cache::IndexCache;
 use super::line_index::{LineIndex, LineIndexBuilder};
+use super::rows::{Row, RowReader};
 use super::search::{Match, Needle, Searcher};
 use naq_client::{Client, ClientError, OutputGap, OutputParts, OutputStream, PartPosition};
 use naq_protocol::Record;
@@ -125,6 +126,34 @@ impl Outputs {
             start => self.index(output).await?.before_offset(start).position,
         };
         Ok(ByteSpan { range, from })
+    }
+
+    /// The rows of these lines, as far as they exist.
+    ///
+    /// # Errors
+    /// Returns an error if the output cannot be read.
+    pub(in crate::web) async fn rows(
+        &self,
+        output: &Output,
+        lines: RangeInclusive<u64>,
+    ) -> Result<Vec<Row>, ClientError> {
+        let index = self.index(output).await?;
+        let place = index.before_line(*lines.start());
+        let mut rows = RowReader::new(lines, place.line_feeds);
+        let mut position = place.position;
+        while !rows.is_done() {
+            let Some((part, next)) = output.read(position).await? else {
+                break;
+            };
+            rows.push(position.offset, &part);
+            position = next;
+            if rows.skips_line() {
+                // the part that has the end of the line
+                let end = index.before_line(rows.line() + 1).position;
+                position = if end.offset > next.offset { end } else { next };
+            }
+        }
+        Ok(rows.finish(output.length()))
     }
 
     /// Searches an output from a line on.

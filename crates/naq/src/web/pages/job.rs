@@ -4,68 +4,60 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::dependencies::Dependencies;
 use super::frame::frame;
 use super::job_envelope::{EnvelopeView, envelope_view};
+use super::job_output::{Selection, outputs};
 use super::job_view::{JobReading, job_view};
 use crate::clock;
-use crate::text::bytes;
 use crate::web::access::{Identity, Right};
 use crate::web::api::jobs::has_ended;
 use crate::web::live_output::LiveOutput;
 use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
-use crate::web::stored_output;
-use naq_client::{CancelOutcome, Client, ClientError, OutputStream, StoredOutput};
-use naq_protocol::{CapturedOutput, FLOW_LABEL, JobId, OUTPUT_BYTES_MAX, Record};
-
-/// Maximum size of an output in the object store that is read for the page, in bytes. The beginning of a
-/// larger one, which no worker of naq stores, is in the record.
-const OBJECT_BYTES_MAX: u64 = OUTPUT_BYTES_MAX;
+use naq_client::{CancelOutcome, Client, ClientError};
+use naq_protocol::{FLOW_LABEL, JobId, Record};
 
 /// Longest time for which the page waits for the output of a job that has not ended.
 const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
-
-/// An output stream of an ended job.
-#[derive(Serialize)]
-struct OutputView {
-    name: &'static str,
-    size: String,
-    is_empty: bool,
-    /// Markup.
-    html: String,
-}
 
 /// The page.
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
     Extension(identity): Extension<Identity>,
     Path(job): Path<String>,
+    query: RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    match page(&web, &identity, &job, host).await {
+    match page(&web, &identity, &job, query, host).await {
         Ok(response) => response,
         Err(problem) => web.error_page(&problem),
     }
 }
 
-async fn page(web: &Web, identity: &Identity, job: &str, host: &str) -> Result<Response, Problem> {
+async fn page(
+    web: &Web,
+    identity: &Identity,
+    job: &str,
+    query: RawQuery,
+    host: &str,
+) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
+    let selection = Selection::parse(query)?;
     let reading = JobReading::read(&web.client, &job).await?;
     let record = &reading.record;
     let has_ended = record.state().is_terminal();
     let outputs = match has_ended {
-        true => outputs(web, record).await?,
+        true => outputs(web, record, &selection).await?,
         false => Vec::new(),
     };
     let live = match record.attempt > 0 && !has_ended {
@@ -107,32 +99,6 @@ pub(super) fn body(web: &Web, right: Right, reading: &JobReading) -> Result<Stri
     })
 }
 
-/// The output of the job.
-async fn outputs(web: &Web, record: &Record) -> Result<Vec<OutputView>, ClientError> {
-    let streams = [
-        ("stdout", OutputStream::Stdout, &record.stdout),
-        ("stderr", OutputStream::Stderr, &record.stderr),
-    ];
-    let mut views = Vec::new();
-    for (name, stream, output) in streams {
-        let Some(output) = output else { continue };
-        let html = match is_read(output) {
-            true => {
-                let read = web.output_reads.read(&web.client, record, stream).await?;
-                stored_output::markup(&read.output)
-            }
-            false => stored_output::markup(&StoredOutput::new(output, None)),
-        };
-        views.push(OutputView {
-            name,
-            size: bytes(output.bytes),
-            is_empty: output.bytes == 0,
-            html,
-        });
-    }
-    Ok(views)
-}
-
 /// The output so far of a job that has not ended, for browsers without scripts. Other browsers replace it
 /// with live output.
 async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientError> {
@@ -146,14 +112,6 @@ async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientErr
         }
     }
     Ok(output.markup())
-}
-
-/// Whether the whole stored output is read for the page. The job may have written much more than is stored.
-fn is_read(output: &CapturedOutput) -> bool {
-    let kept = output
-        .bytes
-        .saturating_sub(output.missing_bytes.unwrap_or_default());
-    output.object.is_none() || kept <= OBJECT_BYTES_MAX
 }
 
 /// The jobs of the same flow, or those that the job depends on and those that depend on it. `None` if the job is

@@ -10,6 +10,7 @@ mod frame;
 pub(super) mod job;
 mod job_envelope;
 mod job_live;
+pub(super) mod job_output;
 mod job_row;
 mod job_view;
 pub(super) mod jobs;
