@@ -1,6 +1,7 @@
 //! Cancelling a job in each of its states.
 
-use naq_protocol::{Reason, State};
+use naq_client::CancelOutcome;
+use naq_protocol::{Reason, Record, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, eventually, id, is_process_alive, text};
@@ -187,4 +188,26 @@ fn a_request_to_cancel_stops_no_job_whose_record_does_not_say_so() {
         .succeeds()
         .expect_stdout("stopping");
     assert_eq!(naq.wait_ended(&id("wanted")).state(), State::Cancelled);
+}
+
+#[test]
+fn a_cancel_with_a_condition_leaves_a_job_that_does_not_satisfy_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["q"]).spawn();
+    let running = naq.enqueue(&["-q", "q", "--", "sleep", "60"]);
+    naq.wait_running(&running);
+    let delayed = naq.enqueue(&["-q", "q", "--in", "1h", "--", "true"]);
+    let has_not_begun = |record: &Record| record.attempt == 0;
+    naq.block_on(async {
+        let client = naq.client();
+        let kept = client.cancel_if(&running, has_not_begun).await.unwrap();
+        assert!(kept.is_none());
+        let cancelled = client.cancel_if(&delayed, has_not_begun).await.unwrap();
+        assert!(matches!(cancelled, Some(CancelOutcome::Cancelled(_))));
+    });
+    assert_eq!(naq.wait_ended(&delayed).state(), State::Cancelled);
+    let record = naq.block_on(naq.client().fetch_job(&running)).unwrap();
+    assert_eq!(record.state(), State::Running);
+    assert!(!record.cancel_requested);
 }

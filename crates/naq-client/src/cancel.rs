@@ -60,18 +60,58 @@ impl Client {
     /// [`ClientError::UnknownJobState`] if only a later version of naq knows its state.
     pub async fn cancel(&self, job: &JobId) -> Result<CancelOutcome, ClientError> {
         loop {
-            if let Some(outcome) = self.try_cancel(job).await? {
+            if let Some((record, revision)) = self.record_to_cancel(job).await?
+                && let Some(outcome) = self.try_cancel(record, revision).await?
+            {
                 return Ok(outcome);
             }
         }
     }
 
-    /// Reads the job, decides and writes once. `None` means that the worker or another client changed
-    /// the job in between, so that the decision has to be made again.
-    async fn try_cancel(&self, job: &JobId) -> Result<Option<CancelOutcome>, ClientError> {
-        let Some((record, revision)) = self.record_to_cancel(job).await? else {
-            return Ok(None);
-        };
+    /// Cancels a job as [`Client::cancel`] does, if its record satisfies the condition at the moment of the
+    /// change. The record of a job that no worker has claimed is made of its message. `None` means that it
+    /// does not, and that nothing was changed.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, JobId, State};
+    /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
+    /// let is_queued = |record: &naq_client::Record| record.state() == State::Queued;
+    /// if client.cancel_if(&job, is_queued).await?.is_none() {
+    ///     println!("it has begun, and continues");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::cancel`].
+    pub async fn cancel_if(
+        &self,
+        job: &JobId,
+        condition: impl Fn(&Record) -> bool,
+    ) -> Result<Option<CancelOutcome>, ClientError> {
+        loop {
+            let Some((record, revision)) = self.record_to_cancel(job).await? else {
+                continue;
+            };
+            if !condition(&record) {
+                return Ok(None);
+            }
+            // The write fails if the record has changed since, for example because a worker claimed the job.
+            if let Some(outcome) = self.try_cancel(record, revision).await? {
+                return Ok(Some(outcome));
+            }
+        }
+    }
+
+    /// Decides by a record at this revision, and writes once. `None` means that the worker or another client
+    /// changed the job meanwhile, so that the decision has to be made again.
+    async fn try_cancel(
+        &self,
+        record: Record,
+        revision: u64,
+    ) -> Result<Option<CancelOutcome>, ClientError> {
+        let job = record.job_id.clone();
         let is_blocked = record.state() == State::Waiting;
         // Between two attempts, a worker may have the message in hand, and nobody else has the
         // envelope. The worker that gets the message next has it, and ends the job.
@@ -92,10 +132,7 @@ impl Client {
                 self.request_cancel(record, revision).await
             }
             OnCancel::End(record) => self.end_as_cancelled(record, revision, is_blocked).await,
-            OnCancel::UnknownState(state) => Err(ClientError::UnknownJobState {
-                job: job.clone(),
-                state,
-            }),
+            OnCancel::UnknownState(state) => Err(ClientError::UnknownJobState { job, state }),
         }
     }
 

@@ -1,5 +1,8 @@
 //! Dead letters: failed and rejected jobs, listed, retried and discarded.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use futures_util::stream::{self, StreamExt};
 
 use super::rerun::has_failed;
@@ -25,6 +28,8 @@ pub struct DeadLetterFilter {
     pub since: Option<Timestamp>,
     /// Dead letters up to this sequence in their stream.
     pub up_to: Option<u64>,
+    /// Dead letters that are left out, by their sequences.
+    pub except: Arc<BTreeSet<u64>>,
 }
 
 impl DeadLetterFilter {
@@ -36,13 +41,17 @@ impl DeadLetterFilter {
             && self.until.is_none_or(|until| job.time <= until)
             && self.since.is_none_or(|since| job.time >= since)
             && self.up_to.is_none_or(|up_to| job.sequence <= up_to)
+            && !self.except.contains(&job.sequence)
             && (self.group.as_ref()).is_none_or(|group| *group == FailureGroupId::of(job))
     }
 
     /// Whether the filter selects all dead letters of a queue, or of all queues, up to a sequence, so
     /// that one request can remove them.
     fn is_prefix(&self) -> bool {
-        self.reason.is_none() && self.since.is_none() && self.group.is_none()
+        self.reason.is_none()
+            && self.since.is_none()
+            && self.group.is_none()
+            && self.except.is_empty()
     }
 }
 
@@ -259,6 +268,18 @@ impl Client {
         Ok(discarded)
     }
 
+    /// Returns the selected dead letters, oldest first, without their envelopes. They are read as
+    /// [`MatchingDeadLetters::next`] is called.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn select_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<MatchingDeadLetters, ClientError> {
+        self.matching(filter, false).await
+    }
+
     pub(super) async fn matching(
         &self,
         filter: &DeadLetterFilter,
@@ -272,14 +293,19 @@ impl Client {
     }
 }
 
-/// The selected dead letters, oldest first.
-pub(super) struct MatchingDeadLetters {
+/// The selected dead letters, oldest first. [`Client::select_dead_letters`] returns it.
+#[non_exhaustive]
+pub struct MatchingDeadLetters {
     jobs: DeadLetterScan,
     filter: DeadLetterFilter,
 }
 
 impl MatchingDeadLetters {
-    pub(super) async fn next(&mut self) -> Result<Option<DeadLetter>, ClientError> {
+    /// Returns the next newer one. `None` means that there are no more.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, ClientError> {
         while let Some(job) = self.jobs.next().await? {
             let is_beyond = self.filter.until.is_some_and(|until| job.time > until)
                 || self.filter.up_to.is_some_and(|up_to| job.sequence > up_to);

@@ -99,7 +99,9 @@ pub use cancel::CancelOutcome;
 pub use client::Client;
 pub use config::environment;
 pub use dead_letter_groups::{DeadLetterGroup, DeadLetterGroups};
-pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterList, RetryOutcome};
+pub use dead_letters::{
+    DeadLetterCount, DeadLetterFilter, DeadLetterList, MatchingDeadLetters, RetryOutcome,
+};
 pub use delayed_jobs::{DelayedJobPage, DelayedJobSummary, DelayedJobs, Rescheduled};
 pub use error::{ClientError, ErrorKind};
 pub use events::{JobEvent, JobEvents, LatestJobEvents};

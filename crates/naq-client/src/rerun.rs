@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{Client, ClientError, Queue};
+use naq_core::StartDelay;
 use naq_jetstream::{DeadLetter, NewJob};
 use naq_protocol::{JobId, QueueName, Record, State};
 
@@ -30,6 +31,25 @@ impl Rerun {
     #[must_use]
     pub fn rerun_of(&self) -> &JobId {
         &self.rerun_of
+    }
+
+    /// Returns the dead letter of the old job. `None` if it has none, or has ended in another way since.
+    #[must_use]
+    pub fn dead_letter(&self) -> Option<&DeadLetter> {
+        self.failed.as_ref()
+    }
+
+    /// Enqueues the new job so that it starts after a delay, and keeps the dead letter of the old one. Until
+    /// the new job starts, [`Client::cancel_if`] takes the retry back. The caller removes the dead letter
+    /// afterwards; if it does not, another retry enqueues nothing and removes it, unless the new job was
+    /// cancelled.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the server refuses the job, which then is not enqueued.
+    pub async fn enqueue_delayed(self, start: StartDelay) -> Result<JobId, ClientError> {
+        let job = NewJob::with_id(self.job_id.clone(), self.queue.clone(), self.payload);
+        let queue = Queue::new(self.client.clone(), self.queue);
+        queue.enqueue_job(job.delayed(start)).await
     }
 
     /// Enqueues the new job, then removes the dead letter of the old one.
@@ -110,12 +130,26 @@ impl Client {
             .map_err(|invalid| not_runnable(job, failed.error.as_deref(), invalid))?;
         Ok(Rerun {
             client: self.clone(),
-            job_id: JobId::for_rerun(job, failed.enqueue_time, 1),
+            job_id: self.rerun_of_dead_letter(&failed).await?,
             rerun_of: job.clone(),
             queue: failed.queue.clone(),
             payload: payload.into(),
             failed: Some(failed),
         })
+    }
+
+    /// The id of the first rerun that was not cancelled. A dead letter whose rerun exists is what a crash has
+    /// left, so that a second retry enqueues the same id; but a rerun that was cancelled was taken back.
+    async fn rerun_of_dead_letter(&self, failed: &DeadLetter) -> Result<JobId, ClientError> {
+        let mut number = 1;
+        loop {
+            let rerun = JobId::for_rerun(&failed.job_id, failed.enqueue_time, number);
+            let (record, _) = self.broker.read_record(&rerun).await?;
+            match record {
+                Some(record) if record.state() == State::Cancelled => number += 1,
+                _ => return Ok(rerun),
+            }
+        }
     }
 
     async fn rerun_recorded(&self, record: Record) -> Result<Rerun, ClientError> {

@@ -126,7 +126,7 @@ impl FailedFilterOptions {
             group: self.group.clone(),
             until: self.older_than.map(time_before_now),
             since: self.newer_than.map(time_before_now),
-            up_to: None,
+            ..DeadLetterFilter::default()
         })
     }
 }
