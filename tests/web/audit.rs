@@ -237,10 +237,10 @@ fn forms_of_pages_are_audited_and_the_page_shows_hostile_text_as_text() {
     };
     let group = hidden("group");
     let form = format!(
-        "group={group}&queue=bad&since=&up_to={}&count=2",
-        hidden("up_to")
+        "action=discard&group={group}&queue=bad&since=&until={}&limit=2",
+        hidden("until")
     );
-    submit("/failed/discard", &form);
+    submit("/actions", &form);
     let found = entries(&dashboard, 3);
     let lines: Vec<String> = found.iter().map(line).collect();
     assert_eq!(
@@ -248,7 +248,7 @@ fn forms_of_pages_are_audited_and_the_page_shows_hostile_text_as_text() {
         [
             "page job.cancel a 1".to_owned(),
             "page job.retry a 1".to_owned(),
-            format!("page failed.discard --group {group} --queue bad 2"),
+            format!("page failed.discard failed jobs of the group {group} of the queue bad 2"),
         ]
     );
     let page = get("/audit");

@@ -166,3 +166,24 @@ seq 3 200000; echo '<img src=x onerror=alert(2)>' >&2";
     };
     browsing.expect("good");
 }
+
+#[test]
+fn a_group_is_retried_and_undone_on_its_page() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let worker = naq.worker(&["build"]).spawn();
+    for n in ["1", "2", "3"] {
+        let hostile = "echo '<img src=x onerror=alert(1)>' >&2; exit 3";
+        let job = naq.enqueue(&["-q", "build", "--id", n, "--", "sh", "-c", hostile]);
+        naq.wait_ended(&job);
+    }
+    assert!(worker.stop().success());
+    let Some(mut browsing) = Browsing::start("actions.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    for step in ["retried", "undone", "cancelled", "good"] {
+        browsing.expect(step);
+    }
+    assert_eq!(naq.dead_letters().len(), 3);
+}

@@ -66,7 +66,7 @@ fn fail(naq: &Naq, programs: &[&str]) {
 }
 
 #[test]
-fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
+fn forms_of_groups_are_shown_to_operators_and_checked() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let dashboard = Dashboard::start(&naq, &[]);
@@ -81,11 +81,13 @@ fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
     fail(&naq, &["/no/such/1", "/no/such/2"]);
     let page = browser.get("/failed").expect(200).text();
     assert!(page.contains("2 failed jobs, grouped by cause"), "{page}");
-    assert!(page.contains("Retry 2 jobs"), "{page}");
-    let (group, up_to) = (hidden(&page, "group"), hidden(&page, "up_to"));
+    assert!(page.contains("Retry 2 jobs with this cause"), "{page}");
+    let (group, until) = (hidden(&page, "group"), hidden(&page, "until"));
+    assert_eq!(hidden(&page, "limit"), "2");
     let jobs = browser.get(&format!("/failed/jobs?group={group}&queue=&since="));
     let jobs = jobs.expect(200).text();
     assert_eq!(jobs.matches(">Discard</button>").count(), 2, "{jobs}");
+    assert_eq!(jobs.matches("type=\"checkbox\"").count(), 2, "{jobs}");
 
     // a time with an offset keeps its plus sign in links
     let page = browser.get("/failed?since=2020-01-01T00:00:00%2B01:00");
@@ -98,19 +100,9 @@ fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
         "{link}: {jobs:?}"
     );
 
-    // a number that was not typed, or that is not the number of jobs, changes nothing
-    let form =
-        |count: &str| format!("group={group}&queue=build&since=&up_to={up_to}&count={count}");
-    for wrong in ["", "1", "3", "two", "-2"] {
-        let refused = browser
-            .submit("/failed/discard", &form(wrong))
-            .expect(409)
-            .text();
-        assert!(
-            refused.contains("nothing was changed: the group has 2 jobs"),
-            "{refused}"
-        );
-    }
+    let form = |action: &str| {
+        format!("action={action}&group={group}&queue=build&since=&until={until}&limit=2")
+    };
     let read_only = Dashboard::start(&naq, &["--read-only"]);
     let viewer = Browser::open(&read_only);
     assert!(
@@ -118,34 +110,57 @@ fn a_group_of_failures_is_retried_and_another_discarded_by_forms() {
             .get("/failed")
             .expect(200)
             .text()
-            .contains("<form method=\"post\" action=\"/failed")
+            .contains("<form method=\"post\" action=\"/actions")
     );
-    viewer.submit("/failed/retry", &form("2")).expect(403);
+    viewer.submit("/actions", &form("retry")).expect(403);
     browser
-        .submit_from("cross-site", "/failed/retry", &form("2"))
+        .submit_from("cross-site", "/actions", &form("retry"))
         .expect(403);
-    browser
-        .submit("/failed/retry", "group=x&up_to=1&count=1")
-        .expect(400);
+    for wrong in [
+        "action=retry&group=x",
+        "action=retry&group=&since=soon",
+        "action=cancel&group=",
+        "action=retry&group=&until=soon",
+        "action=retry&group=&limit=two",
+        "action=retry",
+        "action=retry&group=&up_to=1",
+    ] {
+        browser.submit("/actions", wrong).expect(400);
+    }
+}
 
-    let done = browser.submit_and_follow("/failed/retry", &form("2"));
-    assert!(done.contains("2 jobs enqueued again."), "{done}");
-    assert!(done.contains("No failed job matches"), "{done}");
-    let info = dashboard.get("/api/queues/build").expect(200).json();
-    assert_eq!(info["depth"], 2, "{info}");
-
-    fail(&naq, &["/other/1"]);
-    eventually("the jobs have failed again", || {
-        browser.get("/failed").text().contains("3 failed jobs")
-    });
+#[test]
+fn a_form_is_about_the_failed_jobs_that_its_page_showed() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let browser = Browser::open(&dashboard);
+    fail(&naq, &["/no/such/1", "/no/such/2"]);
     let page = browser.get("/failed").expect(200).text();
-    let form = format!(
-        "group={group}&queue=&since=&up_to={}&count=3",
-        hidden(&page, "up_to")
+    let (group, until) = (hidden(&page, "group"), hidden(&page, "until"));
+    let form = |action: &str| {
+        format!("action={action}&group={group}&queue=build&since=&until={until}&limit=2")
+    };
+    fail(&naq, &["/no/such/3"]);
+    let done = browser.submit_and_follow("/actions", &form("retry"));
+    assert!(done.contains("Enqueued again</dt>"), "{done}");
+    eventually("two jobs are enqueued again", || {
+        let page = browser.get("/failed").expect(200).text();
+        page.contains("1 failed job, grouped by cause")
+    });
+    let info = dashboard.get("/api/queues/build").expect(200).json();
+    assert_eq!(info["delayed"], 2, "{info}");
+
+    let page = browser.get("/failed").expect(200).text();
+    let all = format!(
+        "action=discard&group=&queue=&since=&until={}&limit=1",
+        hidden(&page, "until")
     );
-    let done = browser.submit_and_follow("/failed/discard", &form);
-    assert!(done.contains("3 jobs discarded."), "{done}");
-    assert_eq!(dashboard.get("/api/failed/groups").json()["jobs"], 0);
+    let done = browser.submit_and_follow("/actions", &all);
+    assert!(done.contains("Discarded</dt>"), "{done}");
+    eventually("no failed job is listed", || {
+        dashboard.get("/api/failed/groups").json()["jobs"] == 0
+    });
 }
 
 #[test]
@@ -157,18 +172,14 @@ fn one_failed_job_is_retried_or_discarded_by_a_form() {
     fail(&naq, &["/no/such/1", "/no/such/2"]);
     let failed = dashboard.get("/api/failed").json();
     let id = |at: usize| failed["jobs"][at]["job_id"].as_str().unwrap().to_owned();
-    let done = browser.submit_and_follow(&format!("/failed/{}/retry", id(0)), "");
-    assert!(done.contains("1 job enqueued again."), "{done}");
-    let done = browser.submit_and_follow(&format!("/failed/{}/discard", id(1)), "");
-    assert!(done.contains("1 job discarded."), "{done}");
-    browser
-        .submit(&format!("/failed/{}/discard", id(1)), "")
-        .expect(404);
-    let page = browser
-        .get("/failed?retried=1&retried=2")
-        .expect(400)
-        .text();
-    assert!(page.contains("more than once"), "{page}");
+    for (at, action, done) in [(0, "retry", "Enqueued again"), (1, "discard", "Discarded")] {
+        let form = format!("job={}&action={action}", id(at));
+        let page = browser.submit_and_follow("/actions", &form);
+        assert!(page.contains(done) && page.contains(&id(at)), "{page}");
+    }
+    eventually("no failed job is listed", || {
+        dashboard.get("/api/failed").json()["jobs"] == serde_json::json!([])
+    });
     browser.get("/failed?done=text").expect(400);
 }
 

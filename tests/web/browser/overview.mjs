@@ -69,7 +69,7 @@ const look = await looked.newPage();
 if (secondLogin) await look.goto(secondLogin);
 for (const colorScheme of ["light", "dark"]) {
   await look.emulateMedia({ colorScheme });
-  for (const [width, path] of [[1280, ""], [400, ""], [1280, "login"], ...["failed", "failed/jobs", "schedules", "workers", "audit"].flatMap((path) => [[1280, path], [400, path]])]) {
+  for (const [width, path] of [[1280, ""], [400, ""], [1280, "login"], ...["failed", "failed/jobs", "schedules", "workers", "audit", "actions"].flatMap((path) => [[1280, path], [400, path]])]) {
     await look.setViewportSize({ width, height: 900 });
     await look.goto(new URL(path, new URL("./", page.url())).href);
     await look.evaluate(axe);

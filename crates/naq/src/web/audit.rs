@@ -198,6 +198,8 @@ async fn named_change(action: AuditAction, parts: &mut Parts) -> AuditChange {
                 "queue" if action.noun_and_verb().0 != "queue" => {
                     change.queue = QueueName::new(value).ok();
                 }
+                // of a bulk action, whose jobs the handler names
+                "id" => {}
                 _ => change.names.push(value.to_owned()),
             }
         }

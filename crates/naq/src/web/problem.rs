@@ -76,6 +76,8 @@ problem_kinds! {
         "The caller set a limit, and the queue has reached it. Try again later.";
     LOGIN_TOO_OFTEN 429 "login-too-often", "Too many attempts to log in",
         "Several wrong tokens were sent. Try again after the number of seconds in `Retry-After`.";
+    TOO_MANY_ACTIONS 429 "too-many-actions", "Too many bulk actions",
+        "Too many actions run, or select too many jobs that can still be undone. Try again later, or with a smaller limit.";
     FAILED 500 "failed", "The request failed",
         "NATS refused the request, or stored data cannot be read. The detail says why.";
     UNAVAILABLE 503 "unavailable", "NATS is not available",

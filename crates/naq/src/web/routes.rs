@@ -96,34 +96,6 @@ const PAGES: &[Route] = &[
         "The failed jobs of a group",
         |method| on(method, pages::failed::jobs),
     ),
-    Route::post(
-        "/failed/retry",
-        Right::Operate,
-        "Run the failed jobs of a group again",
-        |method| on(method, pages::failed::retry_group),
-    )
-    .audited(AuditAction::FailedRetry),
-    Route::post(
-        "/failed/discard",
-        Right::Operate,
-        "Discard the failed jobs of a group",
-        |method| on(method, pages::failed::discard_group),
-    )
-    .audited(AuditAction::FailedDiscard),
-    Route::post(
-        "/failed/{job}/retry",
-        Right::Operate,
-        "Run a failed job again",
-        |method| on(method, pages::failed::retry),
-    )
-    .audited(AuditAction::FailedRetry),
-    Route::post(
-        "/failed/{job}/discard",
-        Right::Operate,
-        "Discard a failed job",
-        |method| on(method, pages::failed::discard),
-    )
-    .audited(AuditAction::FailedDiscard),
     Route::get("/schedules", Right::View, "Schedules", |method| {
         on(method, pages::schedules::show)
     }),
@@ -157,6 +129,40 @@ const PAGES: &[Route] = &[
     Route::get("/audit", Right::Operate, "Audit", |method| {
         on(method, pages::audit::show)
     }),
+    Route::get("/actions", Right::View, "Bulk actions", |method| {
+        on(method, pages::actions::list)
+    }),
+    // the handlers name what was done
+    Route::post(
+        "/actions",
+        Right::Operate,
+        "Start a bulk action",
+        |method| on(method, pages::actions::start),
+    )
+    .audited(AuditAction::JobCancel),
+    Route::get(
+        "/actions/new",
+        Right::View,
+        "What a bulk action would do",
+        |method| on(method, pages::actions::preview),
+    ),
+    Route::get("/actions/{id}", Right::View, "A bulk action", |method| {
+        on(method, pages::actions::show)
+    }),
+    Route::post(
+        "/actions/{id}/stop",
+        Right::Operate,
+        "Stop a bulk action",
+        |method| on(method, pages::actions::stop),
+    )
+    .audited(AuditAction::JobCancel),
+    Route::post(
+        "/actions/{id}/undo",
+        Right::Operate,
+        "Undo a bulk action",
+        |method| on(method, pages::actions::undo),
+    )
+    .audited(AuditAction::JobCancel),
     Route::get(
         "/create/schedule",
         Right::Submit,

@@ -8,6 +8,7 @@ use axum::response::{Html, IntoResponse, Response};
 use tokio::sync::watch;
 
 use super::audit_log::AuditLog;
+use super::bulk_actions::BulkActions;
 use super::failure_groups::FailureGroups;
 use super::live::Live;
 use super::login::{LoginCode, LoginGate};
@@ -29,7 +30,8 @@ pub(super) struct Web {
     pub(super) login: LoginGate,
     pub(super) templates: Templates,
     pub(super) live: Live,
-    pub(super) failure_groups: FailureGroups,
+    pub(super) failure_groups: Arc<FailureGroups>,
+    pub(super) actions: Arc<BulkActions>,
     pub(super) outputs: Outputs,
     pub(super) metrics: WebMetrics,
     pub(super) audit: AuditLog,
@@ -45,9 +47,12 @@ impl Web {
         code: LoginCode,
         stop: watch::Receiver<bool>,
     ) -> Arc<Web> {
+        let failure_groups = Arc::new(FailureGroups::default());
+        let groups = Arc::clone(&failure_groups);
         Arc::new(Web {
             live: Live::new(client.clone(), stop.clone()),
-            failure_groups: FailureGroups::default(),
+            failure_groups,
+            actions: BulkActions::new(client.clone(), groups, stop.clone()),
             outputs: Outputs::default(),
             audit: AuditLog::new(client.clone()),
             metrics: WebMetrics::new(are_metrics_open(listen, &config)),

@@ -38,6 +38,13 @@ const TEMPLATES: &[(&str, &str)] = &[
         "schedule_form.html",
         include_str!("templates/schedule_form.html"),
     ),
+    ("actions.html", include_str!("templates/actions.html")),
+    ("action.html", include_str!("templates/action.html")),
+    (
+        "action_body.html",
+        include_str!("templates/action_body.html"),
+    ),
+    ("action_new.html", include_str!("templates/action_new.html")),
     ("login.html", include_str!("templates/login.html")),
     ("error.html", include_str!("templates/error.html")),
 ];

@@ -243,7 +243,7 @@ pub(in crate::web) async fn read_page(
     Ok(page)
 }
 
-fn filter(query: &Query) -> Result<DeadLetterFilter, Problem> {
+fn filter(web: &Web, query: &Query) -> Result<DeadLetterFilter, Problem> {
     Ok(DeadLetterFilter {
         queue: query.parsed("queue", |name| QueueName::new(name))?,
         reason: query.parsed("reason", str::parse::<Reason>)?,
@@ -251,6 +251,7 @@ fn filter(query: &Query) -> Result<DeadLetterFilter, Problem> {
         since: query
             .parsed("since", str::parse::<Since>)?
             .map(|since| since.shared_moment(clock::now())),
+        except: web.actions.pending.sequences(),
         ..DeadLetterFilter::default()
     })
 }
@@ -266,7 +267,7 @@ async fn list(
         .transpose()
         .map_err(|error| Problem::parameter("cursor", error))?;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
-    let page = read_page(&web, &filter(&query)?, before, limit).await?;
+    let page = read_page(&web, &filter(&web, &query)?, before, limit).await?;
     let next = page.next.map(|cursor| cursor.to_string());
     let link = next.as_deref().and_then(next_link);
     let jobs = page.jobs.into_iter().map(FailedJob::from).collect();
@@ -283,7 +284,7 @@ async fn groups(
 ) -> Result<Json<Groups>, Problem> {
     let found = web
         .failure_groups
-        .read(&web.client, filter(&query)?)
+        .read(&web.client, filter(&web, &query)?)
         .await?;
     Ok(Json(Groups {
         groups: found.groups.clone(),

@@ -1,5 +1,6 @@
 //! The HTTP API. Each module has the routes about one kind of thing.
 
+pub(super) mod actions;
 pub(super) mod audit;
 mod backfill;
 mod events;
@@ -37,6 +38,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         logs::ROUTES,
         flows::ROUTES,
         failed::ROUTES,
+        actions::ROUTES,
         schedules::ROUTES,
         times::ROUTES,
         workers::ROUTES,

@@ -1,32 +1,29 @@
-//! The page of failed jobs, grouped by cause. A user can retry or discard each group.
+//! The pages of failed jobs: grouped by cause, and one by one. Their forms start bulk actions.
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::Extension;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
-use axum::{Extension, Form};
-use serde::{Deserialize, Serialize};
+use axum::response::Response;
+use serde::Serialize;
 
 use super::choice::{AT_ANY_TIME, PERIODS, choices};
 use super::frame::frame;
 use crate::clock;
 use crate::text::{Ending, count, excerpt, relative_time};
 use crate::web::access::{Identity, Right};
+use crate::web::api::actions::LIMIT_MAX;
 use crate::web::api::failed::{FailedCursor, read_page};
 use crate::web::api::parameters::{Query, encode};
-use crate::web::audit::Tally;
 use crate::web::filter::Since;
-use crate::web::problem::{self, Problem};
+use crate::web::problem::Problem;
 use crate::web::state::Web;
-use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId, RetryOutcome};
-use naq_protocol::{JobId, QueueName, Timestamp, command_line, escape};
+use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups, FailureGroupId};
+use naq_protocol::{QueueName, Timestamp, escape};
 
 /// Number of failed jobs in a page of a group.
 const JOBS_MAX: usize = 50;
-
-/// Maximum number of jobs that one form retries or discards, because its sender waits for the answer.
-const JOBS_AT_ONCE_MAX: u64 = 10_000;
 
 /// Longest error that a row shows, in characters.
 const ERROR_CHARS_MAX: usize = 300;
@@ -40,6 +37,8 @@ struct GroupRow {
     /// The latest error of the group's jobs. Empty if the cause says the same.
     error: String,
     count: u64,
+    /// The maximum number of jobs of an action on the group.
+    limit: u64,
     count_text: String,
     first: String,
     first_at: String,
@@ -86,8 +85,10 @@ impl View {
         })
     }
 
-    fn filter(&self) -> DeadLetterFilter {
+    /// Without what an action has retried or discarded that can still be undone.
+    fn filter(&self, web: &Web) -> DeadLetterFilter {
         DeadLetterFilter {
+            except: web.actions.pending.sequences(),
             queue: self.queue.clone(),
             since: self.since_at,
             ..DeadLetterFilter::default()
@@ -112,18 +113,10 @@ pub(in crate::web) async fn show(
 }
 
 async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera::Context, Problem> {
-    let names = [
-        "queue",
-        "since",
-        "retried",
-        "skipped",
-        "refused",
-        "discarded",
-    ];
-    let query = Query::parse(query, &names)?;
+    let query = Query::parse(query, &["queue", "since"])?;
     let view = View::read(&query)?;
     let (found, queues) = futures_util::try_join!(
-        web.failure_groups.read(&web.client, view.filter()),
+        web.failure_groups.read(&web.client, view.filter(web)),
         web.client.list_queues(),
     )?;
     let now = clock::now();
@@ -136,7 +129,14 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     let mut context = frame(identity, "/failed", false);
     context.insert("groups", &rows);
     context.insert("total", &count(found.jobs, "failed job"));
-    context.insert("up_to", &found.up_to);
+    // an action on these leaves out jobs that fail from now on
+    let last = rows_until(&found);
+    context.insert(
+        "until",
+        &last.map(|last| last.to_string()).unwrap_or_default(),
+    );
+    context.insert("all", &found.jobs.min(LIMIT_MAX as u64));
+    context.insert("all_text", &count(found.jobs, "job"));
     context.insert("queue", view.queue_text());
     context.insert("since", &view.since);
     context.insert("since_query", &encode(&view.since));
@@ -145,29 +145,14 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     context.insert("queue_choices", &queue_choices);
     context.insert("periods", &periods);
     context.insert("may_operate", &(identity.right >= Right::Operate));
-    context.insert("done", &done(&query)?);
     Ok(context)
 }
 
-/// The result of a form, from the numbers in the address of the redirect.
-fn done(query: &Query) -> Result<String, Problem> {
-    let number = |name| query.parsed::<u64, _>(name, str::parse);
-    let (retried, discarded) = (number("retried")?, number("discarded")?);
-    let mut text = match (retried, discarded) {
-        (Some(retried), _) => format!("{} enqueued again", count(retried, "job")),
-        (None, Some(discarded)) => format!("{} discarded", count(discarded, "job")),
-        (None, None) => return Ok(String::new()),
-    };
-    if let Some(skipped) = number("skipped")?.filter(|skipped| *skipped > 0) {
-        text.push_str(&format!(
-            ", {skipped} skipped because of a later outcome or no outcome yet"
-        ));
-    }
-    if let Some(refused) = number("refused")?.filter(|refused| *refused > 0) {
-        text.push_str(&format!(", kept {refused} that cannot run again"));
-    }
-    text.push('.');
-    Ok(text)
+/// The end of the millisecond of the last failure.
+fn rows_until(found: &DeadLetterGroups) -> Option<Timestamp> {
+    let groups = found.groups.iter().chain(&found.other);
+    let last = groups.map(|group| group.last_seen).max()?;
+    Timestamp::from_unix_ms(last.unix_ms() + 1)
 }
 
 fn group_row(group: &DeadLetterGroup, now: Timestamp) -> GroupRow {
@@ -193,6 +178,7 @@ fn group_row(group: &DeadLetterGroup, now: Timestamp) -> GroupRow {
             false => escape(&excerpt(error, ERROR_CHARS_MAX)),
         },
         count: group.count,
+        limit: group.count.min(LIMIT_MAX as u64),
         count_text: count(group.count, "job"),
         first: relative_time(group.first_seen, now),
         first_at: group.first_seen.to_string(),
@@ -225,7 +211,7 @@ async fn jobs_of_group(
     let before: Option<FailedCursor> = query.parsed("cursor", str::parse)?;
     let filter = DeadLetterFilter {
         group: group.clone(),
-        ..view.filter()
+        ..view.filter(web)
     };
     let page = read_page(web, &filter, before, JOBS_MAX).await?;
     let now = clock::now();
@@ -258,182 +244,5 @@ fn failed_row(job: &DeadLetter, now: Timestamp) -> FailedRow {
         attempt: job.attempt,
         failed: relative_time(job.time, now),
         failed_at: job.time.to_string(),
-    }
-}
-
-/// What the form of a group sends.
-#[derive(Deserialize)]
-pub(in crate::web) struct GroupForm {
-    group: String,
-    #[serde(default)]
-    queue: String,
-    /// The time since which the page showed failures; empty for any time.
-    #[serde(default)]
-    since: String,
-    /// The last failure that the page counted. Later ones were not part of the group that the sender saw.
-    up_to: u64,
-    /// The number of jobs, as the sender typed it.
-    count: String,
-}
-
-impl GroupForm {
-    /// What it selects, as options of `naq failed`.
-    fn options(&self) -> String {
-        let queue = match self.queue.as_str() {
-            "" => &[][..],
-            queue => &["--queue", queue],
-        };
-        command_line(["--group", &self.group].iter().chain(queue).copied())
-    }
-
-    fn filter(&self) -> Result<DeadLetterFilter, Problem> {
-        let since = match self.since.as_str() {
-            "" => None,
-            text => {
-                let since = text
-                    .parse()
-                    .map_err(|error: String| Problem::parameter("since", error));
-                Some(since?)
-            }
-        };
-        let queue = match self.queue.as_str() {
-            "" => None,
-            name => Some(QueueName::new(name)?),
-        };
-        let group = self.group.parse();
-        Ok(DeadLetterFilter {
-            queue,
-            since,
-            group: Some(group.map_err(|error| Problem::parameter("group", error))?),
-            up_to: Some(self.up_to),
-            ..DeadLetterFilter::default()
-        })
-    }
-}
-
-/// The jobs that a form selects, if their number is the one that its sender typed.
-async fn confirmed(web: &Web, form: &GroupForm, verb: &str) -> Result<DeadLetterFilter, Problem> {
-    let filter = form.filter()?;
-    let jobs = web.client.count_dead_letters(&filter).await?.jobs;
-    if form.count.trim().parse() != Ok(jobs) {
-        let detail = format!(
-            "nothing was changed: the group has {}, but the number in the form is `{}`",
-            count(jobs, "job"),
-            escape(&excerpt(&form.count, 20))
-        );
-        return Err(Problem::new(&problem::CONFLICT, detail));
-    }
-    if jobs > JOBS_AT_ONCE_MAX {
-        let detail = format!(
-            "nothing was changed: {jobs} jobs are too many for one request of a page; use `naq failed {verb} --group {}`",
-            form.group
-        );
-        return Err(Problem::new(&problem::CONFLICT, detail));
-    }
-    Ok(filter)
-}
-
-fn back(web: &Web, form: &GroupForm, done: &str) -> Response {
-    let queue = match form.queue.as_str() {
-        "" => String::new(),
-        // the filter was valid, so this is the name of a queue
-        queue => format!("&queue={queue}"),
-    };
-    Redirect::to(&format!("{}/failed?{done}{queue}", web.base_path())).into_response()
-}
-
-/// Runs the jobs of a group again.
-pub(in crate::web) async fn retry_group(
-    State(web): State<Arc<Web>>,
-    Extension(tally): Extension<Tally>,
-    Form(form): Form<GroupForm>,
-) -> Response {
-    let (mut retried, mut skipped, mut refused) = (0_u64, 0_u64, 0_u64);
-    let done = async {
-        let filter = confirmed(&web, &form, "retry").await?;
-        tally.set_filter(form.options());
-        // counted from the start, in case that the client leaves
-        tally.add(0);
-        let on_outcome = |outcome| match outcome {
-            RetryOutcome::Enqueued { .. } => {
-                retried += 1;
-                tally.add(1);
-            }
-            RetryOutcome::Outdated(_) | RetryOutcome::NotEnded(_) => skipped += 1,
-            RetryOutcome::Refused(..) => refused += 1,
-        };
-        let retries = web.client.retry_dead_letters(&filter, on_outcome);
-        let done = retries.await;
-        web.failure_groups.clear();
-        done.map_err(Problem::from)
-    };
-    match done.await {
-        Ok(()) => {
-            let numbers = format!("retried={retried}&skipped={skipped}&refused={refused}");
-            back(&web, &form, &numbers)
-        }
-        Err(problem) => web.error_page(&problem),
-    }
-}
-
-/// Discards the jobs of a group.
-pub(in crate::web) async fn discard_group(
-    State(web): State<Arc<Web>>,
-    Extension(tally): Extension<Tally>,
-    Form(form): Form<GroupForm>,
-) -> Response {
-    let done = async {
-        let filter = confirmed(&web, &form, "discard").await?;
-        tally.set_filter(form.options());
-        let discarded = web.client.discard_dead_letters(&filter).await;
-        tally.add(discarded.as_ref().copied().unwrap_or_default());
-        web.failure_groups.clear();
-        discarded.map_err(Problem::from)
-    };
-    match done.await {
-        Ok(discarded) => back(&web, &form, &format!("discarded={discarded}")),
-        Err(problem) => web.error_page(&problem),
-    }
-}
-
-/// Runs one failed job again.
-pub(in crate::web) async fn retry(
-    State(web): State<Arc<Web>>,
-    Path(job): Path<String>,
-) -> Response {
-    let done = async {
-        let job = JobId::new(&job)?;
-        web.client.fetch_dead_letter(&job).await?;
-        let retried = web.client.retry(&job).await;
-        web.failure_groups.clear();
-        Ok::<_, Problem>(retried?)
-    };
-    match done.await {
-        Ok(_) => Redirect::to(&format!("{}/failed?retried=1", web.base_path())).into_response(),
-        Err(problem) => web.error_page(&problem),
-    }
-}
-
-/// Discards one failed job.
-pub(in crate::web) async fn discard(
-    State(web): State<Arc<Web>>,
-    Extension(tally): Extension<Tally>,
-    Path(job): Path<String>,
-) -> Response {
-    let done = async {
-        let failed = web.client.fetch_dead_letter(&JobId::new(&job)?).await?;
-        let removed = web.client.discard_dead_letter(&failed).await;
-        web.failure_groups.clear();
-        Ok::<_, Problem>(removed?)
-    };
-    match done.await {
-        Ok(removed) => {
-            if !removed {
-                tally.set_unchanged();
-            }
-            let place = format!("{}/failed?discarded={}", web.base_path(), u8::from(removed));
-            Redirect::to(&place).into_response()
-        }
-        Err(problem) => web.error_page(&problem),
     }
 }

@@ -13,8 +13,10 @@ use serde::Serialize;
 use super::frame::frame;
 use super::job_row::JobRow;
 use crate::clock;
-use crate::web::access::Identity;
+use crate::web::access::{Identity, Right};
 use crate::web::api::parameters::{Query, encode};
+use crate::web::bulk_action::ActionVerb;
+use crate::web::bulk_selection::Selection;
 use crate::web::filter::Filter;
 use crate::web::job_rows::Format;
 use crate::web::job_search::search;
@@ -101,9 +103,29 @@ pub(in crate::web) async fn show(
         }
         Err(_) => (StatusCode::BAD_REQUEST, None),
     };
+    context.insert("selectable", &(identity.right >= Right::Operate));
+    for (name, verb) in [
+        ("cancel_all", ActionVerb::Cancel),
+        ("retry_all", ActionVerb::Retry),
+    ] {
+        context.insert(
+            name,
+            &address_of_all(verb, &place.text, filter.as_ref().ok()),
+        );
+    }
     context.insert("problem", filter.as_ref().err().map_or("", String::as_str));
     insert_page(&mut context, &place, page.as_ref());
     web.page(status, "jobs.html", &context)
+}
+
+/// The query of the page that shows what an action on all jobs of the filter would do. Empty if it applies to
+/// none of them.
+fn address_of_all(verb: ActionVerb, text: &str, filter: Option<&Filter>) -> String {
+    let applies = |filter: &Filter| Selection::restrict(verb, filter.clone()).is_ok();
+    match filter.is_some_and(applies) {
+        true => format!("?action={}&q={}", verb.name(), encode(text)),
+        false => String::new(),
+    }
 }
 
 /// The rows and the links to other pages. Without a page, the filter is invalid.

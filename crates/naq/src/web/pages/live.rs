@@ -1,4 +1,4 @@
-//! The event stream of an open page: the overview, a job or a flow, after each change.
+//! The event stream of an open page: the overview, a job, a flow or a bulk action, after each change.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 
+use super::action_live::action_events;
 use super::flow::flow_events;
 use super::job_live::job_events;
 use super::overview::body;
 use crate::web::access::Identity;
+use crate::web::api::actions::find_action;
 use crate::web::api::event_stream;
 use crate::web::api::parameters::Query;
 use crate::web::live::Viewer;
@@ -24,14 +26,17 @@ pub(in crate::web) async fn stream(
     Extension(identity): Extension<Identity>,
     query: RawQuery,
 ) -> Response {
-    let topic = Query::parse(query, &["job", "flow"]).and_then(|query| {
+    let topic = Query::parse(query, &["job", "flow", "action"]).and_then(|query| {
         let id = |name| query.parsed(name, |id| JobId::new(id));
-        Ok((id("job")?, id("flow")?))
+        let action = query.one("action")?;
+        let action = action.map(|id| find_action(&web, id)).transpose()?;
+        Ok((id("job")?, id("flow")?, action))
     });
     match topic {
-        Ok((Some(job), _)) => event_stream(job_events(web, identity.right, job)),
-        Ok((None, Some(flow))) => event_stream(flow_events(web, flow)),
-        Ok((None, None)) => {
+        Ok((_, _, Some(action))) => event_stream(action_events(web, identity.right, action)),
+        Ok((Some(job), ..)) => event_stream(job_events(web, identity.right, job)),
+        Ok((None, Some(flow), _)) => event_stream(flow_events(web, flow)),
+        Ok((None, None, None)) => {
             let viewer = web.live.watch();
             event_stream(changes(viewer, web))
         }

@@ -1,5 +1,7 @@
 //! Pages for browsers, rendered on the server. They work without scripts; a script updates open ones.
 
+mod action_live;
+pub(super) mod actions;
 pub(super) mod audit;
 mod choice;
 mod dependencies;

@@ -34,6 +34,8 @@ struct Overview {
     queues: Vec<QueueRow>,
     workers: Vec<WorkerRow>,
     jobs: Vec<JobRow>,
+    /// Whether rows of jobs have check boxes.
+    selectable: bool,
     bars: Vec<Bar>,
     per_minute_max: u64,
 }
@@ -166,6 +168,7 @@ fn overview(snapshot: &Snapshot, now: Timestamp) -> Overview {
             .collect(),
         jobs: facts.jobs.iter().map(|job| JobRow::new(job, now)).collect(),
         per_minute_max: per_minute_max(&snapshot.minutes),
+        selectable: false,
         bars: bars(&snapshot.minutes),
     }
 }
