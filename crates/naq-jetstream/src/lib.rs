@@ -51,6 +51,7 @@ pub use connection::connect::DENIALS_LOG_TARGET;
 pub use connection::connect_failure::ConnectFailure;
 pub use connection::denial::{Denial, DeniedAction};
 pub use connection::options::ConnectOptions;
+pub use connection::socket_users::socket_users;
 pub use connection::state::{ConnectionState, ConnectionWatch};
 pub use control::{ControlCommand, ControlSubscription, ReceivedCommand};
 pub use dead_letters::dead_letter::{DeadLetter, DeadLetterScan, DeadLetters};

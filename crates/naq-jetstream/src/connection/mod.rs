@@ -11,4 +11,5 @@ mod probe;
 mod read_guard;
 mod refused;
 mod server_user;
+pub(crate) mod socket_users;
 pub(crate) mod state;

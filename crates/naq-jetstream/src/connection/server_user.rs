@@ -13,6 +13,7 @@ use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
 use super::options::ConnectOptions;
+use super::socket_users::socket_users;
 use crate::user_database::accounts;
 
 /// Whether this process has warned that it cannot see who runs a server.
@@ -150,22 +151,14 @@ impl ServerUsers {
     }
 
     fn owner(&self, address: SocketAddr) -> Owner {
-        // the socket is listed by its own address family, which may differ from the client's
-        let mut owner = Owner::Unknown;
-        for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-            let table = match std::fs::read_to_string(path) {
-                Ok(table) => table,
-                Err(error) if is_absent(&error) => continue,
-                Err(_) => return Owner::NotLookedUp,
-            };
-            for uid in owners(&table, address) {
-                if !self.allows(uid) {
-                    return Owner::Other(uid);
-                }
-                owner = Owner::Allowed;
-            }
+        let Ok(users) = socket_users(address, None) else {
+            return Owner::NotLookedUp;
+        };
+        match users.iter().find(|uid| !self.allows(**uid)) {
+            Some(uid) => Owner::Other(*uid),
+            None if users.is_empty() => Owner::Unknown,
+            None => Owner::Allowed,
         }
-        owner
     }
 
     fn allows(&self, uid: u32) -> bool {
@@ -179,12 +172,6 @@ impl ServerUsers {
                 .iter()
                 .any(|account| account.uid == uid && self.named.contains(&account.name))
     }
-}
-
-/// Whether a table of the kernel does not exist, or is permanently inaccessible to this process.
-fn is_absent(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 #[cfg(unix)]
@@ -208,50 +195,6 @@ fn reached(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The users of the sockets in a table of the kernel (proc(5), `/proc/net/tcp`) that are the server's end
-/// of a connection to this address.
-fn owners(table: &str, address: SocketAddr) -> impl Iterator<Item = u32> + '_ {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(move |line| owner_of(line, address))
-}
-
-fn owner_of(line: &str, address: SocketAddr) -> Option<u32> {
-    const LISTENING: &str = "0A";
-    let mut fields = line.split_ascii_whitespace();
-    let local = parse_endpoint(fields.nth(1)?)?;
-    let state = fields.nth(1)?;
-    let uid = fields.nth(3)?.parse().ok()?;
-    let inode = fields.nth(1)?;
-    // A socket without an inode has no user: nobody has accepted it, or everybody has closed it. In any
-    // other state but this one a process may still read what comes.
-    let is_end = local == address && state != LISTENING && inode != "0";
-    is_end.then_some(uid)
-}
-
-/// Parses `0100007F:107E`: words of the address in the byte order of the machine, and the port.
-fn parse_endpoint(text: &str) -> Option<SocketAddr> {
-    let (words, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |at: usize| {
-        let digits = words.get(at * 8..at * 8 + 8)?;
-        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
-    };
-    let ip: IpAddr = match words.len() {
-        8 => IpAddr::from(word(0)?),
-        32 => {
-            let mut bytes = [0; 16];
-            for (at, part) in bytes.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(at)?);
-            }
-            IpAddr::from(bytes)
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip.to_canonical(), port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,30 +207,6 @@ mod tests {
             is_own_server,
             ..ConnectOptions::default()
         })
-    }
-
-    #[cfg(target_endian = "little")]
-    #[test]
-    fn only_the_server_end_of_a_connection_counts() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-               0: 0100007F:107E 00000000:0000 0A 00000000:00000000 00:00000000 00000000   111        0 1067 1 0 100 0 0 10 0\n\
-               1: 0100007F:107E 0100007F:8740 01 00000000:00000000 00:00000000 00000000   222        0 1068 1 0 100 0 0 10 0\n\
-               2: 0100007F:8740 0100007F:107E 01 00000000:00000000 00:00000000 00000000   333        0 1069 1 0 100 0 0 10 0\n\
-               3: 0100007F:107E 0100007F:8741 06 00000000:00000000 00:00000000 00000000     0        0 0 3 0\n\
-               4: 0100007F:107E 0100007F:8742 05 00000000:00000000 00:00000000 00000000   444        0 1070 1 0\n\
-               5: 0200007F:107E 0100007F:8743 01 00000000:00000000 00:00000000 00000000   555        0 1071 1 0\n\
-               6: 0100007F:107F 0100007F:8744 01 00000000:00000000 00:00000000 00000000   666        0 1072 1 0\n";
-        let at = |address: &str| owners(table, address.parse().unwrap()).collect::<Vec<_>>();
-        // an end that was closed for writing (05) can still read
-        assert_eq!(at("127.0.0.1:4222"), [222, 444]);
-        assert_eq!(at("127.0.0.2:4222"), [555]);
-        let mapped = "  sl\n   0: 0000000000000000FFFF00000100007F:107E 0000000000000000FFFF00000100007F:8740 01 \
-                      00000000:00000000 00:00000000 00000000   777        0 1068 1 0\n\
-                      1: 00000000000000000000000001000000:107E 00000000000000000000000001000000:8741 01 \
-                      00000000:00000000 00:00000000 00000000   888        0 1069 1 0\n";
-        let at = |address: &str| owners(mapped, address.parse().unwrap()).collect::<Vec<_>>();
-        assert_eq!(at("127.0.0.1:4222"), [777]);
-        assert_eq!(at("[::1]:4222"), [888]);
     }
 
     #[cfg(target_os = "linux")]
@@ -310,21 +229,6 @@ mod tests {
             let (_server, _) = listener.accept().unwrap();
             client.write_all(b"x").unwrap();
             assert_eq!(users.owner(address), Owner::Allowed, "{listen}");
-        }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_table_that_cannot_be_read_for_now_is_not_absent() {
-        use rustix::io::Errno;
-        for (errno, absent) in [
-            (Errno::NOENT, true),
-            (Errno::ACCESS, true),
-            (Errno::MFILE, false),
-            (Errno::NFILE, false),
-            (Errno::NOMEM, false),
-        ] {
-            assert_eq!(is_absent(&errno.into()), absent, "{errno}");
         }
     }
 
