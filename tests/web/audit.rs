@@ -84,6 +84,7 @@ fn a_change_by_the_api_is_listed_with_token_action_count_and_address() {
         .send()
         .expect(200);
     post("/api/jobs/two/retry", "").expect(201);
+    // nobody has said that this client is a proxy
     let forwarded = dashboard.request("POST", "/api/queues/build/pause");
     let forwarded = forwarded.header("X-Forwarded-For", "192.0.2.7, 10.0.0.1");
     forwarded.send().expect(200);
@@ -120,9 +121,7 @@ fn a_change_by_the_api_is_listed_with_token_action_count_and_address() {
             (&json!(false), None),
             "{entry}"
         );
-        let proxied = entry["action"] == "queue.pause";
-        let client = entry.get("forwarded_for").and_then(Value::as_str);
-        assert_eq!(client, proxied.then_some("192.0.2.7, 10.0.0.1"), "{entry}");
+        assert_eq!(entry.get("forwarded_for"), None, "{entry}");
     }
     // those of the command line are in the same list, and the other way round
     naq.cli(["queue", "add", "mail"]).run().succeeds();

@@ -11,7 +11,7 @@ use crate::harness::nats::TestServer;
 use crate::harness::{find_program, is_required, skipped};
 
 /// A script of `tests/web/browser` that tests pages. Killed when dropped.
-struct Browsing {
+pub(super) struct Browsing {
     node: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
     printed: Vec<String>,
@@ -20,7 +20,7 @@ struct Browsing {
 impl Browsing {
     /// Starts a script. `None` if something is not installed.
     #[expect(clippy::disallowed_methods, reason = "the browser of a user")]
-    fn start(script: &str, addresses: &[&str]) -> Option<Browsing> {
+    pub(super) fn start(script: &str, addresses: &[&str]) -> Option<Browsing> {
         let without = "no page is tested in a browser";
         let chromium = find_program("chromium", without)?;
         let node = find_program("node", without)?;
@@ -48,7 +48,7 @@ impl Browsing {
 
     /// Waits until the script has printed this line.
     #[track_caller]
-    fn expect(&mut self, wanted: &str) {
+    pub(super) fn expect(&mut self, wanted: &str) {
         for line in self.lines.by_ref() {
             let line = line.unwrap();
             let is_wanted = line == wanted;

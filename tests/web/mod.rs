@@ -17,6 +17,7 @@ mod jobs;
 mod metrics;
 mod output;
 mod pages;
+mod proxy;
 mod schedule_pages;
 mod schedules;
 mod security;

@@ -8,13 +8,14 @@ use naq_protocol::{
 /// Who changes something, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditActor {
-    /// The name of a token of the dashboard, or of a user of the operating system.
+    /// The name of a token of the dashboard, of a user whom a proxy has authenticated, or of a user of the operating
+    /// system.
     pub who: String,
     /// The interface that is used.
     pub via: AuditInterface,
     /// The IP address of a client of the dashboard, or the host of a command.
     pub from: String,
-    /// The client that a proxy names. `None` if none was named.
+    /// The client that a trusted proxy names. `None` if none is named.
     pub forwarded_for: Option<String>,
 }
 

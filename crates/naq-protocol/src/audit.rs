@@ -134,16 +134,15 @@ wire_name!(AuditInterface, "an interface", {
 pub struct AuditEntry {
     /// What was done.
     pub action: AuditAction,
-    /// Who did it: the name of a token of the dashboard, or of a user of the operating system; at most 128
-    /// characters.
+    /// Who did it: the name of a token of the dashboard, of a user whom a trusted proxy has authenticated, or of a
+    /// user of the operating system; at most 128 characters.
     pub who: String,
     /// The interface that was used.
     pub via: AuditInterface,
     /// From where: the IP address of a client of the dashboard, or the host of a command; at most 128
     /// characters.
     pub from: String,
-    /// The client that a proxy names in `X-Forwarded-For`, which nobody has checked; at most 128 characters.
-    /// `None` if the request had no such header.
+    /// The address of the client that a trusted proxy names; at most 128 characters. `None` if none names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarded_for: Option<String>,
     /// The job. `None` if it was not one job.

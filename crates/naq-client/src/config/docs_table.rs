@@ -74,6 +74,7 @@ pub fn settings_markdown() -> String {
         "\n¹ Only for `naq worker` and `naq dev`. A flag of a list or of pairs adds to the value of the other layers \
          instead of overriding it.\n\n\
          ² A `./naq.toml` may set it without `naq config trust`.\n\n\
+         ³ Only for `naq dashboard`. A flag of a list or of pairs adds to the value of the other layers.\n\n\
          ## Variables without an effect\n\n\
          These variables of the Python library have no effect any more. `naq config` reports them.\n\n\
          | variable | instead |\n|---|---|\n",
@@ -89,6 +90,7 @@ fn flag(setting: &Setting) -> String {
         FlagScope::None => String::new(),
         FlagScope::EveryVerb => format!("`{}`", setting.flag()),
         FlagScope::Worker => format!("`{}`¹", setting.flag()),
+        FlagScope::Dashboard => format!("`{}`³", setting.flag()),
     }
 }
 

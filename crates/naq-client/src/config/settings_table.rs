@@ -61,6 +61,8 @@ pub enum FlagScope {
     EveryVerb,
     /// `naq worker` and other verbs that run a worker.
     Worker,
+    /// `naq dashboard`.
+    Dashboard,
 }
 
 /// A setting.
@@ -122,6 +124,11 @@ impl Setting {
 
     const fn harmless(mut self) -> Setting {
         self.is_harmless = true;
+        self
+    }
+
+    const fn with_name(mut self, flag: &'static str) -> Setting {
+        self.flag_name = Some(flag);
         self
     }
 
@@ -529,6 +536,49 @@ pub const SETTINGS: &[Setting] = &[
     .with_flag(FlagScope::Worker, "KEY=VALUE")
     .with_names("label", 'l')
     .harmless(),
+    row(
+        "trusted_proxies",
+        "NAQ_TRUSTED_PROXIES",
+        SettingKind::List,
+        DefaultValue::None,
+        "addresses (or networks, such as 10.0.0.0/24) of reverse proxies whose X-Forwarded headers the dashboard believes",
+    )
+    .with_flag(FlagScope::Dashboard, "ADDRESS")
+    .with_name("trusted-proxy"),
+    row(
+        "forward_auth_header",
+        "NAQ_FORWARD_AUTH_HEADER",
+        SettingKind::Text,
+        DefaultValue::None,
+        "header in which a trusted proxy names the user whom it has authenticated, such as X-Forwarded-User",
+    )
+    .with_flag(FlagScope::Dashboard, "NAME"),
+    row(
+        "forward_auth_groups_header",
+        "NAQ_FORWARD_AUTH_GROUPS_HEADER",
+        SettingKind::Text,
+        DefaultValue::None,
+        "header in which a trusted proxy lists the groups of that user, separated by commas",
+    )
+    .with_flag(FlagScope::Dashboard, "NAME"),
+    row(
+        "forward_auth_rights",
+        "NAQ_FORWARD_AUTH_RIGHTS",
+        SettingKind::Labels,
+        DefaultValue::None,
+        "rights of users whom a proxy has authenticated, or of @groups: view, operate or submit; all others may view",
+    )
+    .with_flag(FlagScope::Dashboard, "USER=RIGHT")
+    .with_name("forward-auth-right"),
+    row(
+        "proxy_users",
+        "NAQ_PROXY_USERS",
+        SettingKind::List,
+        DefaultValue::None,
+        "users of this machine, apart from this one and root, who run a trusted proxy that authenticates users",
+    )
+    .with_flag(FlagScope::Dashboard, "NAME")
+    .with_name("proxy-user"),
     row(
         "nats_server",
         "NAQ_NATS_SERVER",

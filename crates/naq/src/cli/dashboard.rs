@@ -11,8 +11,12 @@ use super::exit::{Exit, Failure};
 use super::private_file::read_private;
 use super::render;
 use super::session::Session;
+use super::setting_flags;
 use super::signals::stop_signals;
-use crate::web::{self, BasePath, LoginCode, Right, RightLimits, Token, Tokens, WebConfig};
+use crate::web::{
+    self, BasePath, ForwardAuth, LoginCode, Network, Proxies, Right, RightLimits, Token, Tokens,
+    WebConfig,
+};
 use naq_client::{Client, write_private_file};
 
 /// Port of a dashboard unless another one is given.
@@ -44,12 +48,93 @@ pub(super) struct Args {
     /// File of tokens that only you can read; each line has view, operate or submit, a name, and a secret
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
+    #[arg(
+        long = "trusted-proxy",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        help = setting_flags::help_of("trusted_proxies")
+    )]
+    trusted_proxies: Vec<String>,
+    #[arg(long, value_name = "NAME", help = setting_flags::help_of("forward_auth_header"))]
+    forward_auth_header: Option<String>,
+    #[arg(long, value_name = "NAME", help = setting_flags::help_of("forward_auth_groups_header"))]
+    forward_auth_groups_header: Option<String>,
+    #[arg(
+        long = "forward-auth-right",
+        value_name = "USER=RIGHT",
+        help = setting_flags::help_of("forward_auth_rights")
+    )]
+    forward_auth_rights: Vec<String>,
+    #[arg(
+        long = "proxy-user",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help = setting_flags::help_of("proxy_users")
+    )]
+    proxy_users: Vec<String>,
+}
+
+impl Args {
+    /// The header that names the user, of the flag or of the settings.
+    fn forward_auth_header(&self, session: &Session) -> Option<String> {
+        let flag = self.forward_auth_header.clone();
+        flag.or_else(|| session.settings().forward_auth_header.clone())
+    }
+
+    /// The proxies that are trusted. Lists and pairs of the flags add to those of the settings.
+    fn proxies(&self, session: &Session) -> Result<Proxies, Failure> {
+        let settings = session.settings();
+        let wrong = |setting: &str, why: &str| Failure::usage(format!("{setting}: {why}"));
+        let networks = settings.trusted_proxies.iter().chain(&self.trusted_proxies);
+        let networks = networks
+            .map(|text| text.parse())
+            .collect::<Result<Vec<Network>, String>>()
+            .map_err(|why| wrong("trusted_proxies", &why))?;
+        let mut rights = settings.forward_auth_rights.clone();
+        for text in &self.forward_auth_rights {
+            let pair = text.split_once('=');
+            let (who, right) = pair.ok_or_else(|| {
+                Failure::usage(format!("--forward-auth-right {text}: write USER=RIGHT"))
+            })?;
+            rights.insert(who.to_owned(), right.to_owned());
+        }
+        let groups_header = self
+            .forward_auth_groups_header
+            .as_deref()
+            .or(settings.forward_auth_groups_header.as_deref());
+        let forward_auth = match self.forward_auth_header(session) {
+            Some(_) if networks.is_empty() => {
+                let missing = wrong("forward_auth_header", "no proxy is trusted to send it");
+                return Err(missing.hint("name the address of the proxy with --trusted-proxy"));
+            }
+            Some(header) => Some(
+                ForwardAuth::new(&header, groups_header, rights)
+                    .map_err(|why| wrong("forward_auth_header", &why))?,
+            ),
+            None if groups_header.is_some() || !rights.is_empty() => {
+                let missing = wrong(
+                    "forward_auth_header",
+                    "rights or groups need it, but it is not set",
+                );
+                return Err(missing.hint("name the header of the user with --forward-auth-header"));
+            }
+            None => None,
+        };
+        let users = settings.proxy_users.iter().chain(&self.proxy_users);
+        Ok(Proxies::new(
+            networks,
+            users.cloned().collect(),
+            forward_auth,
+        ))
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (stop, second_signal) = stop_signals()?;
     let address = SocketAddr::new(args.host, args.port);
-    if args.tokens.is_none() && !web::is_loopback(address) {
+    let proxies = args.proxies(session)?;
+    let is_forward_auth = args.forward_auth_header(session).is_some();
+    if args.tokens.is_none() && !is_forward_auth && !web::is_loopback(address) {
         let message = format!(
             "--host {}: other machines can reach this address",
             args.host
@@ -71,6 +156,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         },
         host_names: args.host_names,
         base_path: args.base_path,
+        proxies,
     };
     tokio::select! {
         served = serve(session, config, address, &token_file, stop) => served,
@@ -133,6 +219,7 @@ impl SideDashboard {
             limits: RightLimits::default(),
             host_names: Vec::new(),
             base_path: BasePath::default(),
+            proxies: Proxies::default(),
         };
         let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT));
         let listener = match TcpListener::bind(usual).await {

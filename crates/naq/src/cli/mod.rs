@@ -429,6 +429,7 @@ mod tests {
                     .cloned()
             };
             let (global, local) = (find(&command), find(worker));
+            let dashboard = find(command.find_subcommand("dashboard").unwrap());
             let argument = match setting.flag_scope {
                 FlagScope::None => {
                     assert!(global.is_none() && local.is_none(), "{flag}");
@@ -436,6 +437,7 @@ mod tests {
                 }
                 FlagScope::EveryVerb => global.unwrap(),
                 FlagScope::Worker => local.unwrap(),
+                FlagScope::Dashboard => dashboard.unwrap(),
             };
             assert_eq!(
                 argument.get_help().unwrap().to_string(),

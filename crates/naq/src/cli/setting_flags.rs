@@ -40,7 +40,7 @@ impl<const WORKER: bool> SettingFlags<WORKER> {
 
     fn settings() -> impl Iterator<Item = &'static Setting> {
         SETTINGS.iter().filter(|setting| match setting.flag_scope {
-            FlagScope::None => false,
+            FlagScope::None | FlagScope::Dashboard => false,
             FlagScope::EveryVerb => !WORKER,
             FlagScope::Worker => WORKER && !is_repeated(setting),
         })

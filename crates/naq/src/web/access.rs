@@ -1,7 +1,5 @@
 //! Decides which requests are served: who sends them, and from where.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 /// What a token or a session allows. Each right includes those before it.
@@ -44,15 +42,14 @@ impl std::str::FromStr for Right {
 /// Who sends a request, and what they may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// The name of the token that the request or its session is based on.
+    /// The name of the token that the request or its session is based on, or of the user that a proxy has
+    /// authenticated.
     pub(super) name: String,
     /// What the request may do.
     pub(super) right: Right,
+    /// Whether a proxy has authenticated the sender. The dashboard cannot end such a session.
+    pub(super) is_forwarded: bool,
 }
-
-/// The address that a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClientAddress(pub(super) IpAddr);
 
 /// How a request proves who sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +57,7 @@ pub(super) enum Proof {
     /// A token in the header `Authorization`, which only a program sends.
     Token,
     /// A cookie, which a browser sends with every request, even with requests that a page of another site
-    /// causes.
+    /// causes. Also the header of a proxy, which adds it to every request of a browser.
     Cookie,
 }
 

@@ -12,9 +12,10 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::access::{ClientAddress, Identity};
+use super::access::Identity;
 use super::api::parameters::DryRun;
 use super::guard::is_api;
+use super::proxies::Source;
 use super::state::Web;
 use naq_core::{AuditActor, AuditChange, audit_entry};
 use naq_protocol::{AuditAction, AuditInterface, QueueName};
@@ -166,19 +167,19 @@ pub(super) async fn record(
 /// Who sends a request, and from where.
 fn actor(parts: &Parts) -> AuditActor {
     let identity = parts.extensions.get::<Identity>();
-    let address = parts.extensions.get::<ClientAddress>();
+    let source = parts.extensions.get::<Source>();
     let unknown = || "unknown".to_owned();
-    let forwarded_for = parts.headers.get("x-forwarded-for");
+    let is_forwarded = |source: &&Source| source.client != source.peer;
     AuditActor {
         who: identity.map_or_else(unknown, |identity| identity.name.clone()),
         via: match is_api(parts.uri.path()) {
             true => AuditInterface::Api,
             false => AuditInterface::Page,
         },
-        from: address.map_or_else(unknown, |address| address.0.to_canonical().to_string()),
-        forwarded_for: forwarded_for
-            .and_then(|client| client.to_str().ok())
-            .map(str::to_owned),
+        from: source.map_or_else(unknown, |source| source.peer.to_string()),
+        forwarded_for: source
+            .filter(is_forwarded)
+            .map(|source| source.client.to_string()),
     }
 }
 

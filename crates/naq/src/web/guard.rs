@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use super::access::{Identity, Proof, Right, SenderHeaders, is_cross_site, is_own_host};
 use super::login::random_hex;
 use super::problem::{self, Problem};
+use super::proxies::Source;
 use super::state::Web;
 use crate::clock;
 
@@ -151,7 +152,7 @@ pub(super) fn sender(headers: &HeaderMap) -> SenderHeaders<'_> {
 }
 
 pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identity, Problem> {
-    let (mut identity, proof) = identify(web, &parts.headers)?;
+    let (mut identity, proof) = identify(web, parts)?;
     if !parts.method.is_safe() && is_cross_site(sender(&parts.headers), proof) {
         let detail = "the request comes from a page of another site, or from an unknown page";
         return Err(Problem::new(&problem::CROSS_SITE, detail));
@@ -159,7 +160,12 @@ pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identi
     identity.right = web.config.limits.limit(identity.right, proof);
     if identity.right < right {
         let detail = format!(
-            "the token `{}` has the right {}, but this request requires {}",
+            "the {} `{}` has the right {}, but this request requires {}",
+            if identity.is_forwarded {
+                "user"
+            } else {
+                "token"
+            },
             identity.name,
             identity.right.name(),
             right.name()
@@ -169,9 +175,16 @@ pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identi
     Ok(identity)
 }
 
-/// Who sends a request, by its token or its cookie.
-fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
+/// Who sends a request, by its token, by the header of a trusted proxy, or by its cookie.
+fn identify(web: &Web, parts: &Parts) -> Result<(Identity, Proof), Problem> {
+    let headers = &parts.headers;
+    let source = parts.extensions.get::<Source>();
+    let forwarded = source.and_then(|source| source.user.as_ref());
+    // a proxy may pass on the name and the password that it has checked itself
+    let is_for_proxy = |value: &HeaderValue| forwarded.is_some() && !is_bearer(value);
+    if let Some(value) = headers.get(header::AUTHORIZATION)
+        && !is_for_proxy(value)
+    {
         let value = value.to_str().unwrap_or_default();
         let token = match value.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
@@ -191,6 +204,18 @@ fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem
             }
         };
     }
+    match forwarded {
+        Some(Ok(user)) => {
+            let identity = Identity {
+                name: user.name.clone(),
+                right: user.right,
+                is_forwarded: true,
+            };
+            return Ok((identity, Proof::Cookie));
+        }
+        Some(Err(why)) => return Err(Problem::new(&problem::UNAUTHENTICATED, why.clone())),
+        None => {}
+    }
     let now = clock::now();
     let sessions = cookies(headers).filter(|(name, _)| *name == web.cookie_name);
     sessions
@@ -203,6 +228,12 @@ fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem
                 "the request has neither a token nor a session",
             )
         })
+}
+
+/// Whether a header `Authorization` has a token.
+fn is_bearer(value: &HeaderValue) -> bool {
+    let scheme = value.as_bytes().split(|byte| *byte == b' ').next();
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
 }
 
 /// The names and values of all cookies.

@@ -1,7 +1,7 @@
 //! Updates for open pages. One subscription and one read of the state serve all viewers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -37,8 +37,8 @@ const PAST_JOBS_MAX: usize = 5_000;
 pub(super) struct Snapshot {
     pub(super) facts: Facts,
     pub(super) minutes: Vec<MinuteCounts>,
-    /// The part of the overview that shows the state. Rendered when the first viewer asks for it.
-    pub(super) body: OnceLock<Arc<str>>,
+    /// The part of the overview that shows the state, for each base path. Rendered when the first viewer asks for it.
+    pub(super) bodies: Mutex<Vec<(String, Arc<str>)>>,
     read_at: Instant,
 }
 
@@ -234,7 +234,7 @@ impl Shared {
         let snapshot = Arc::new(Snapshot {
             facts,
             minutes,
-            body: OnceLock::new(),
+            bodies: Mutex::default(),
             read_at: Instant::now(),
         });
         self.snapshots.send_replace(Some(Arc::clone(&snapshot)));

@@ -9,6 +9,8 @@ mod api;
 mod assets;
 mod audit;
 mod audit_log;
+mod base_path;
+mod base_paths;
 mod bulk_action;
 mod bulk_actions;
 mod bulk_selection;
@@ -16,6 +18,7 @@ mod enqueue_form;
 mod envelope_diff;
 mod failure_groups;
 mod filter;
+mod forward_auth;
 mod graph;
 mod guard;
 mod hidden_values;
@@ -33,25 +36,31 @@ mod overview;
 mod pages;
 mod precondition;
 mod problem;
+mod proxies;
 mod route;
 mod routes;
 mod schedule_definition;
 mod server;
+mod single_header;
 mod state;
 mod templates;
 mod tokens;
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use access::{Right, RightLimits};
+pub use base_path::BasePath;
+pub use forward_auth::ForwardAuth;
 pub use login::{LoginCode, random_hex};
-pub use options::{BasePath, WebConfig};
-pub use server::is_loopback;
+pub use options::{WebConfig, is_loopback};
+pub use proxies::{Network, Proxies};
 pub use tokens::{Token, Tokens};
 
+use base_paths::BasePaths;
 use naq_client::Client;
 use state::Web;
 
@@ -67,7 +76,7 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let web = Web::new(client, config, listener.local_addr()?, code, stop.clone());
-    server::serve(listener, routes::router(&web), stop).await;
+    server::serve(listener, Arc::new(BasePaths::new(&web)), stop).await;
     web.audit.finish().await;
     Ok(())
 }

@@ -267,13 +267,18 @@ pub(super) fn router(web: &Arc<Web>) -> Router {
         }));
         routes = routes.route(route.path, handler);
     }
-    let routes = routes
+    routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::extract::DefaultBodyLimit::max(web.body_bytes_max()))
         .layer(map_response(explain_plain_error))
         .layer(from_fn_with_state(Arc::clone(web), guard::every_request))
-        .with_state(Arc::clone(web));
+        .with_state(Arc::clone(web))
+}
+
+/// Serves every route, also to a proxy that passes the base path on.
+pub(super) fn router_below_base_path(web: &Arc<Web>) -> Router {
+    let routes = router(web);
     match web.base_path() {
         "" => routes,
         _ => Router::new()

@@ -4,18 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::access::ClientAddress;
+use super::base_paths::BasePaths;
+use super::proxies::Connection;
 
 /// Connections that are served at the same time. Further ones wait.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -37,7 +35,11 @@ const UNSENT_TIME_MAX: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is true, then for at most another second.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    pages: Arc<BasePaths>,
+    mut stop: watch::Receiver<bool>,
+) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let open = GracefulShutdown::new();
     loop {
@@ -46,8 +48,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             accepted = accept(&listener, &free) => accepted,
         };
         match accepted {
-            Some((stream, client, slot)) => {
-                serve_connection(stream, client, slot, router.clone(), &open);
+            Some((stream, peer, slot)) => {
+                serve_connection(stream, peer, slot, Arc::clone(&pages), &open);
             }
             None => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
@@ -67,7 +69,7 @@ async fn accept(
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(free).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, client)) => Some((stream, client, slot)),
+        Ok((stream, peer)) => Some((stream, peer, slot)),
         Err(error) => {
             tracing::warn!("the dashboard cannot accept a connection: {error}");
             None
@@ -77,16 +79,20 @@ async fn accept(
 
 fn serve_connection(
     stream: TcpStream,
-    client: SocketAddr,
+    peer: SocketAddr,
     slot: OwnedSemaphorePermit,
-    router: Router,
+    pages: Arc<BasePaths>,
     open: &GracefulShutdown,
 ) {
     prepare(&stream);
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ClientAddress(client.ip()));
-        router.call(request)
+    // without an address of its own, the connection has ended
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let connection = Connection { peer, local };
+    let service = service_fn(move |request| {
+        let pages = Arc::clone(&pages);
+        async move { pages.answer(connection, request).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -110,12 +116,6 @@ fn prepare(stream: &TcpStream) {
     // Only the kernel knows when a client last received something: the HTTP library has no limit for writing.
     let unsent_ms = u32::try_from(UNSENT_TIME_MAX.as_millis()).unwrap_or(u32::MAX);
     let _ = setsockopt(stream, TcpUserTimeout, &unsent_ms);
-}
-
-/// Whether an address can be reached only from this machine.
-#[must_use]
-pub fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
 }
 
 #[cfg(test)]

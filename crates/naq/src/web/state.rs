@@ -1,6 +1,7 @@
 //! State that all requests share.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
@@ -8,6 +9,7 @@ use axum::response::{Html, IntoResponse, Response};
 use tokio::sync::watch;
 
 use super::audit_log::AuditLog;
+use super::base_path::BasePath;
 use super::bulk_actions::BulkActions;
 use super::failure_groups::FailureGroups;
 use super::live::Live;
@@ -19,8 +21,23 @@ use super::problem::Problem;
 use super::templates::Templates;
 use naq_client::Client;
 
-/// The dashboard.
+/// The dashboard at one base path.
 pub(super) struct Web {
+    base_path: BasePath,
+    pub(super) templates: Templates,
+    shared: Arc<SharedState>,
+}
+
+impl Deref for Web {
+    type Target = SharedState;
+
+    fn deref(&self) -> &SharedState {
+        &self.shared
+    }
+}
+
+/// What is the same at every base path.
+pub(super) struct SharedState {
     pub(super) client: Client,
     pub(super) config: WebConfig,
     /// The permitted values of the header `Host`, without ports.
@@ -28,7 +45,6 @@ pub(super) struct Web {
     /// Name of the cookie of sessions. Browsers send cookies to all ports of a host, so it names the port.
     pub(super) cookie_name: String,
     pub(super) login: LoginGate,
-    pub(super) templates: Templates,
     pub(super) live: Live,
     pub(super) failure_groups: Arc<FailureGroups>,
     pub(super) actions: Arc<BulkActions>,
@@ -49,7 +65,8 @@ impl Web {
     ) -> Arc<Web> {
         let failure_groups = Arc::new(FailureGroups::default());
         let groups = Arc::clone(&failure_groups);
-        Arc::new(Web {
+        let base_path = config.base_path.clone();
+        let shared = SharedState {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups,
             actions: BulkActions::new(client.clone(), groups, stop.clone()),
@@ -60,15 +77,28 @@ impl Web {
             host_names: host_names(listen, &config.host_names),
             cookie_name: format!("naq_session_{}", listen.port()),
             login: LoginGate::new(vec![code]),
-            templates: Templates::new(&config.base_path),
             config,
             stop,
+        };
+        Arc::new(Web {
+            templates: Templates::new(&base_path),
+            base_path,
+            shared: Arc::new(shared),
         })
+    }
+
+    /// The same dashboard at another base path.
+    pub(super) fn at(&self, base_path: BasePath) -> Web {
+        Web {
+            templates: Templates::new(&base_path),
+            base_path,
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// The beginning of each path behind a reverse proxy; empty without one.
     pub(super) fn base_path(&self) -> &str {
-        self.config.base_path.as_str()
+        self.base_path.as_str()
     }
 
     /// Maximum size of the body of a request, in bytes: that of a message.

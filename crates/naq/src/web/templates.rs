@@ -3,7 +3,7 @@
 use tera::{Context, Tera};
 
 use super::assets;
-use super::options::BasePath;
+use super::base_path::BasePath;
 
 /// Every template. A page extends `layout.html`.
 const TEMPLATES: &[(&str, &str)] = &[

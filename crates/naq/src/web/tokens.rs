@@ -62,6 +62,7 @@ impl Token {
         Identity {
             name: self.name.clone(),
             right: self.right,
+            is_forwarded: false,
         }
     }
 
@@ -179,6 +180,7 @@ mod tests {
         let anna = Identity {
             name: "anna".to_owned(),
             right: Right::Operate,
+            is_forwarded: false,
         };
         assert_eq!(tokens.of_secret(SECRET), Some(anna));
         assert_eq!(tokens.of_secret("0123456789abcdefghiJ"), None);

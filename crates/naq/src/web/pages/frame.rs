@@ -38,6 +38,7 @@ pub(super) fn frame(identity: &Identity, here: &str, is_live: bool) -> tera::Con
     let mut context = tera::Context::new();
     context.insert("places", &places.collect::<Vec<_>>());
     context.insert("user", &identity.name);
+    context.insert("may_log_out", &!identity.is_forwarded);
     context.insert("is_live", &is_live);
     context
 }

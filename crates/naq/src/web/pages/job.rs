@@ -19,6 +19,7 @@ use crate::web::access::{Identity, Right};
 use crate::web::api::jobs::has_ended;
 use crate::web::live_output::LiveOutput;
 use crate::web::problem::{self, Problem};
+use crate::web::proxies::Source;
 use crate::web::state::Web;
 use naq_client::{CancelOutcome, Client, ClientError};
 use naq_protocol::{FLOW_LABEL, JobId, Record};
@@ -30,6 +31,7 @@ const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
     Extension(identity): Extension<Identity>,
+    Extension(source): Extension<Source>,
     Path(job): Path<String>,
     query: RawQuery,
     headers: HeaderMap,
@@ -38,7 +40,9 @@ pub(in crate::web) async fn show(
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    match page(&web, &identity, &job, query, host).await {
+    let scheme = if source.is_https { "https" } else { "http" };
+    let origin = format!("{scheme}://{host}");
+    match page(&web, &identity, &job, query, &origin).await {
         Ok(response) => response,
         Err(problem) => web.error_page(&problem),
     }
@@ -49,7 +53,7 @@ async fn page(
     identity: &Identity,
     job: &str,
     query: RawQuery,
-    host: &str,
+    origin: &str,
 ) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
     let selection = Selection::parse(query)?;
@@ -75,7 +79,7 @@ async fn page(
     if let Some(dependencies) = &dependencies {
         context.insert("dependencies", dependencies);
     }
-    let address = format!("http://{host}{}", web.base_path());
+    let address = format!("{origin}{}", web.base_path());
     let envelope: Option<EnvelopeView> = envelope_view(record, &address);
     context.insert("has_envelope", &envelope.is_some());
     if let Some(envelope) = &envelope {

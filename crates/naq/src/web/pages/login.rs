@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Form;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 use serde::Deserialize;
 
 use crate::clock;
 use crate::web::access::{Proof, is_cross_site};
 use crate::web::guard::sender;
 use crate::web::problem::{self, Problem};
+use crate::web::proxies::Source;
 use crate::web::state::Web;
 use crate::web::tokens::SESSION_MS;
 
@@ -25,7 +26,7 @@ pub(in crate::web) struct LoginForm {
 /// The form, or a session for the code in the address.
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
-    headers: HeaderMap,
+    Extension(source): Extension<Source>,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
@@ -33,13 +34,13 @@ pub(in crate::web) async fn show(
     let Some(code) = code else {
         return form(&web, StatusCode::OK, "");
     };
-    if let Some(pause) = web.login.pause(Instant::now()) {
+    if let Some(pause) = web.login.pause(source.client, Instant::now()) {
         return too_often(&web, pause);
     }
     match web.login.use_code(code) {
-        true => start_session(&web, &web.config.local_token, &headers),
+        true => start_session(&web, &web.config.local_token, &source),
         false => {
-            web.login.failed(Instant::now());
+            web.login.failed(source.client, Instant::now());
             web.metrics.auth_failures.inc();
             let message = "This address was used before, or belongs to another dashboard.";
             form(&web, StatusCode::UNAUTHORIZED, message)
@@ -50,6 +51,7 @@ pub(in crate::web) async fn show(
 /// Starts a session if the token is known.
 pub(in crate::web) async fn log_in(
     State(web): State<Arc<Web>>,
+    Extension(source): Extension<Source>,
     headers: HeaderMap,
     Form(LoginForm { token }): Form<LoginForm>,
 ) -> Response {
@@ -57,13 +59,13 @@ pub(in crate::web) async fn log_in(
         let detail = "the form was sent by a page of another site";
         return web.error_page(&Problem::new(&problem::CROSS_SITE, detail));
     }
-    if let Some(pause) = web.login.pause(Instant::now()) {
+    if let Some(pause) = web.login.pause(source.client, Instant::now()) {
         return too_often(&web, pause);
     }
     match web.config.tokens.of_secret(token.trim()) {
-        Some(identity) => start_session(&web, &identity.name, &headers),
+        Some(identity) => start_session(&web, &identity.name, &source),
         None => {
-            web.login.failed(Instant::now());
+            web.login.failed(source.client, Instant::now());
             web.metrics.auth_failures.inc();
             form(&web, StatusCode::UNAUTHORIZED, "This token is unknown.")
         }
@@ -88,7 +90,7 @@ fn cookie_path(web: &Web) -> &str {
     }
 }
 
-fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
+fn start_session(web: &Web, token: &str, source: &Source) -> Response {
     let Some(session) = web.config.tokens.new_session(token, clock::now()) else {
         return form(
             web,
@@ -96,9 +98,7 @@ fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
             "The token of this address no longer exists.",
         );
     };
-    // Any client may send this header; the only effect is that its own cookie is marked as secure.
-    let proxy = headers.get("x-forwarded-proto");
-    let secure = match proxy.is_some_and(|scheme| scheme == "https") {
+    let secure = match source.is_https {
         true => "; Secure",
         false => "",
     };

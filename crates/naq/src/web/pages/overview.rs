@@ -1,6 +1,6 @@
 //! The overview: queues, the activity of the last hour, workers, the latest jobs, and warnings.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::Extension;
 use axum::extract::State;
@@ -90,6 +90,9 @@ struct Bar {
     text: String,
 }
 
+/// Base paths for which the part is kept: that of the settings, and those that proxies name.
+const BODIES_MAX: usize = 16;
+
 /// The whole page.
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
@@ -112,18 +115,26 @@ pub(in crate::web) async fn show(
     web.page(StatusCode::OK, "overview.html", &context)
 }
 
-/// The part of the page that changes, rendered once per snapshot for all viewers.
+/// The part of the page that changes, rendered once per snapshot for all viewers of a base path.
 ///
 /// # Errors
 /// Returns an error if the template cannot be filled.
 pub(super) fn body(web: &Web, snapshot: &Snapshot) -> Result<Arc<str>, String> {
-    if let Some(made) = snapshot.body.get() {
+    let mut bodies = snapshot
+        .bodies
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    // its links begin with the base path
+    if let Some((_, made)) = bodies.iter().find(|(base, _)| base == web.base_path()) {
         return Ok(Arc::clone(made));
     }
     let overview = overview(snapshot, clock::now());
     let context = tera::Context::from_serialize(&overview).map_err(|error| error.to_string())?;
     let text: Arc<str> = web.templates.render("overview_body.html", &context)?.into();
-    Ok(Arc::clone(snapshot.body.get_or_init(|| text)))
+    if bodies.len() < BODIES_MAX {
+        bodies.push((web.base_path().to_owned(), Arc::clone(&text)));
+    }
+    Ok(text)
 }
 
 fn overview(snapshot: &Snapshot, now: Timestamp) -> Overview {
