@@ -1,7 +1,7 @@
 //! Pages in a real browser. Without Chromium, Node and the packages of `tests/web/browser`, the tests are
 //! skipped, and print why.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -35,6 +35,7 @@ impl Browsing {
             .arg(folder.join(script))
             .arg(chromium)
             .args(addresses)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -44,6 +45,11 @@ impl Browsing {
             lines,
             printed: Vec::new(),
         })
+    }
+
+    /// Sends a line to the script.
+    fn send(&mut self, line: &str) {
+        writeln!(self.node.stdin.as_ref().unwrap(), "{line}").unwrap();
     }
 
     /// Waits until the script has printed this line.
@@ -88,6 +94,43 @@ fn an_open_page_is_live_outlives_the_dashboard_and_shows_text_as_text() {
     browsing.expect("away");
     let _again = Dashboard::of(&naq, naq.cli(["dashboard", "--port", &port]).follow());
     browsing.expect("back");
+    browsing.expect("good");
+}
+
+#[test]
+fn ten_pages_of_one_browser_share_one_stream() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let script = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05; done";
+    let words = [
+        "enqueue", "-q", "build", "--id", "talks", "--", "sh", "-c", script,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_running(&crate::harness::naq::id("talks"));
+    let flow = r#"{"jobs":{"a":{"command":"true"},"b":{"command":"true","depends_on":["a"]}}}"#;
+    let sent = dashboard.request("POST", "/api/flows?name=night&queue=other");
+    sent.json(flow).send().expect(201);
+    let Some(mut browsing) = Browsing::start("tabs.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("ten");
+    let enqueue = |id| {
+        naq.cli(["enqueue", "-q", "other", "--id", id, "--", "true"])
+            .run()
+            .succeeds();
+    };
+    enqueue("seen");
+    browsing.expect("seen");
+    enqueue("again");
+    browsing.expect("away");
+    let port = dashboard.address.rsplit(':').next().unwrap().to_owned();
+    assert!(dashboard.process.stop().success());
+    std::fs::remove_file(naq.home().join("data/dashboard.token")).unwrap();
+    let again = Dashboard::of(&naq, naq.cli(["dashboard", "--port", &port]).follow());
+    browsing.expect("out");
+    browsing.send(&again.token);
     browsing.expect("good");
 }
 

@@ -1,6 +1,7 @@
 //! Pages and live updates, requested without a browser.
 
 use std::io::BufRead;
+use std::os::unix::fs::PermissionsExt;
 
 use super::Dashboard;
 use super::http::read_head;
@@ -52,6 +53,38 @@ fn an_open_page_gets_what_changes() {
     let mut lines = stream.lines();
     assert!(lines.any(|line| line.unwrap().contains("seen")));
     assert!(dashboard.process.stop().success());
+}
+
+#[test]
+fn an_open_stream_follows_what_its_browser_asks_for() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let tokens = naq.file("tokens", "view anna anna-anna-anna-anna-1\n");
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let dashboard = Dashboard::start(&naq, &["--tokens", tokens.to_str().unwrap()]);
+    naq.cli(["enqueue", "-q", "build", "--id", "waits", "--", "true"])
+        .run()
+        .succeeds();
+    let mut stream = dashboard.request("GET", "/live?job=none~1").open();
+    let (status, headers) = read_head(&mut stream);
+    assert_eq!(status, 200, "{headers:?}");
+    let mut lines = stream.lines().map(|line| line.unwrap());
+    assert!(lines.any(|line| line == "event: stream"));
+    let number = lines.next().unwrap();
+    let path = format!("/live/{}", number.strip_prefix("data: ").unwrap());
+    let set = |topics: &str| {
+        let body = topics.as_bytes().to_vec();
+        dashboard.request("POST", &path).body("text/plain", body)
+    };
+    set("job=waits~2f").send().expect(204);
+    // the id of an event is its topic
+    assert!(lines.any(|line| line == "id: job=waits~2f"));
+    set("job=a.b").send().expect(400);
+    set("all").send().expect(400);
+    let other = dashboard.anonymous("POST", &path);
+    let other = other.header("Authorization", "Bearer anna-anna-anna-anna-1");
+    other.send().expect(404);
+    dashboard.request("POST", "/live/x").send().expect(404);
 }
 
 #[test]

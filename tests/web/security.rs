@@ -21,6 +21,7 @@ fn protected() -> Vec<(String, String)> {
     }
     found.extend([
         ("GET".to_owned(), "/live".to_owned()),
+        ("POST".to_owned(), "/live/x".to_owned()),
         ("GET".to_owned(), "/jobs".to_owned()),
         ("GET".to_owned(), "/export/jobs".to_owned()),
         ("GET".to_owned(), "/jobs/job".to_owned()),

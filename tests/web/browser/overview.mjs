@@ -23,16 +23,10 @@ page.on("dialog", (dialog) => {
   dialog.dismiss();
 });
 
-const state = page.locator("#live-state");
 const isLive = () => page.waitForFunction(() => document.getElementById("live-state").dataset.state === "live");
-// What a proxy answers while the dashboard restarts ends a stream for good, unless the page opens another one.
-let requests = 0;
-const refuseOnce = (route) => (requests++ === 0 ? route.fulfill({ status: 502, body: "" }) : route.continue());
-await page.route("**/live", refuseOnce);
 await page.goto(login);
 expect(page.url().endsWith("/"), `the code stays in the address: ${page.url()}`);
 await isLive();
-expect(requests === 2, `the stream was opened ${requests} times`);
 console.log("live");
 
 // The test enqueues a job, which appears without a reload, and keeps what the user has selected.
@@ -52,15 +46,6 @@ await page.waitForFunction(() => document.getElementById("live-state").dataset.s
 console.log("away");
 await isLive();
 console.log("back");
-
-// A hidden page has no connection.
-const other = await context.newPage();
-await other.goto("about:blank");
-await page.evaluate(() => {
-  Object.defineProperty(document, "hidden", { value: true, configurable: true });
-  document.dispatchEvent(new Event("visibilitychange"));
-});
-expect((await state.textContent()) === "paused", `a hidden page is ${await state.textContent()}`);
 
 // axe-core injects its script, so this context ignores the policy that the pages above were under.
 const axe = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");

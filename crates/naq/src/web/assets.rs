@@ -1,5 +1,5 @@
 //! Scripts and styles, which are part of the program. Their names contain a digest of their content, so
-//! browsers may cache them.
+//! browsers may cache them. A script imports others by their names without digests, which are replaced here.
 
 use std::sync::OnceLock;
 
@@ -19,17 +19,30 @@ struct Asset {
     content: &'static str,
 }
 
+/// Makes the row of a script.
+macro_rules! script {
+    ($name:literal) => {
+        Asset {
+            name: $name,
+            media_type: "text/javascript; charset=utf-8",
+            content: include_str!(concat!("assets/", $name)),
+        }
+    };
+}
+
+/// Every asset. A script stands after those that it imports.
 const ASSETS: &[Asset] = &[
-    Asset {
-        name: "app.js",
-        media_type: "text/javascript; charset=utf-8",
-        content: include_str!("assets/app.js"),
-    },
-    Asset {
-        name: "log.js",
-        media_type: "text/javascript; charset=utf-8",
-        content: include_str!("assets/log.js"),
-    },
+    script!("trusted.js"),
+    script!("patch.js"),
+    script!("stream.js"),
+    script!("live_worker.js"),
+    script!("live.js"),
+    script!("live_output.js"),
+    script!("live_page.js"),
+    script!("form_check.js"),
+    script!("times.js"),
+    script!("log.js"),
+    script!("app.js"),
     Asset {
         name: "style.css",
         media_type: "text/css; charset=utf-8",
@@ -42,33 +55,70 @@ const ASSETS: &[Asset] = &[
     },
 ];
 
-/// The names of all assets, with their digests, in the order of the table.
-fn names() -> &'static [String] {
-    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
-    NAMES.get_or_init(|| {
-        let names = ASSETS.iter().map(|asset| {
-            let digest = Sha256::digest(asset.content);
-            format!("{}-{}", hex(&digest[..6]), asset.name)
-        });
-        names.collect()
+/// An asset as browsers get it.
+struct Served {
+    asset: &'static Asset,
+    /// Its name with the digest.
+    name: String,
+    /// Its content, which names others with their digests.
+    content: String,
+}
+
+/// All assets, in the order of the table.
+fn served() -> &'static [Served] {
+    static SERVED: OnceLock<Vec<Served>> = OnceLock::new();
+    SERVED.get_or_init(|| {
+        let mut served: Vec<Served> = Vec::new();
+        for asset in ASSETS {
+            let mut content = asset.content.to_owned();
+            for before in &served {
+                let specifier = |name: &str| format!("\"./{name}\"");
+                content = content.replace(&specifier(before.asset.name), &specifier(&before.name));
+            }
+            let digest = Sha256::digest(&content);
+            served.push(Served {
+                asset,
+                name: format!("{}-{}", hex(&digest[..6]), asset.name),
+                content,
+            });
+        }
+        served
     })
 }
 
 /// The name of an asset with its digest. `None` if there is no such asset.
 pub(super) fn name_of(asset: &str) -> Option<&'static str> {
-    let at = ASSETS.iter().position(|known| known.name == asset)?;
-    names().get(at).map(String::as_str)
+    let found = served().iter().find(|known| known.asset.name == asset)?;
+    Some(&found.name)
 }
 
 /// Answers with an asset.
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
-    let at = names().iter().position(|known| *known == name);
-    let Some(asset) = at.and_then(|at| ASSETS.get(at)) else {
+    let Some(found) = served().iter().find(|known| known.name == name) else {
         return (StatusCode::NOT_FOUND, "there is no such file").into_response();
     };
     let headers = [
-        (header::CONTENT_TYPE, asset.media_type),
+        (header::CONTENT_TYPE, found.asset.media_type),
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
     ];
-    (headers, asset.content).into_response()
+    (headers, found.content.as_str()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_names_others_with_their_digests() {
+        let mut imports = 0;
+        for script in served() {
+            for specifier in script.content.split("\"./").skip(1) {
+                let name = specifier.split('"').next().unwrap();
+                let is_served = served().iter().any(|known| known.name == name);
+                assert!(is_served, "{} imports {name}", script.asset.name);
+                imports += 1;
+            }
+        }
+        assert!(imports > 5, "{imports}");
+    }
 }

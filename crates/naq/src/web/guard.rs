@@ -19,7 +19,7 @@ use crate::clock;
 /// The content security policy: a page loads everything from this server only, and scripts cannot turn text
 /// into markup (Trusted Types).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    img-src 'self' data:; connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types naq";
 
 /// Time limit until an answer begins. A client may ask to wait for a job for at most a minute.
@@ -173,6 +173,11 @@ pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identi
         return Err(Problem::new(&problem::FORBIDDEN, detail));
     }
     Ok(identity)
+}
+
+/// Whether the token or the session of a request is still valid.
+pub(super) fn has_session(web: &Web, parts: &Parts) -> bool {
+    identify(web, parts).is_ok()
 }
 
 /// Who sends a request, by its token, by the header of a trusted proxy, or by its cookie.

@@ -114,11 +114,6 @@ impl Live {
         }
     }
 
-    /// Number of open streams.
-    pub(super) fn viewers(&self) -> usize {
-        self.shared.viewers.load(Ordering::Relaxed)
-    }
-
     /// The state, at most a second old.
     ///
     /// # Errors

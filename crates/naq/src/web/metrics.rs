@@ -76,14 +76,20 @@ impl WebMetrics {
         seconds.observe(took.as_secs_f64());
     }
 
-    /// The answer to a scrape.
-    pub(super) async fn answer(&self, client: &Client, live: &Live, format: Format) -> String {
+    /// The answer to a scrape. `streams` is the number of open streams.
+    pub(super) async fn answer(
+        &self,
+        client: &Client,
+        live: &Live,
+        streams: usize,
+        format: Format,
+    ) -> String {
         let reading = async { self.cluster.lock().await.read(client, live).await };
         let read = tokio::time::timeout(READ_MAX, reading).await;
         // if NATS does not answer, the metrics of this process are still reported
         let cluster = read.unwrap_or_else(|_| Arc::new(Metrics::of_one_scrape()));
         self.connection.set(&client.connection_state());
-        self.live_clients.set(live.viewers() as f64);
+        self.live_clients.set(streams as f64);
         Arc::clone(&self.metrics)
             .scrape(Some(cluster), format)
             .await

@@ -26,6 +26,8 @@ mod job_rows;
 mod job_search;
 mod live;
 mod live_output;
+mod live_streams;
+mod live_topic;
 mod log_pieces;
 mod login;
 mod metrics;

@@ -30,6 +30,12 @@ const PAGES: &[Route] = &[
         "What changes, for open pages",
         |method| on(method, pages::live::stream),
     ),
+    Route::post(
+        "/live/{stream}",
+        Right::View,
+        "Set what an open stream follows",
+        |method| on(method, pages::live::set_topics),
+    ),
     Route::get("/login", Right::View, "Log in", |method| {
         on(method, pages::login::show)
     })
@@ -379,12 +385,12 @@ mod tests {
                 continue;
             }
             let is_change = !matches!(route.method, "GET");
-            let is_login = matches!(route.path, "/login" | "/logout");
+            let is_of_browser = matches!(route.path, "/login" | "/logout" | "/live/{stream}");
             // the audit names people
             let is_audit = matches!(route.path, "/audit" | "/api/audit");
             let may_change = route.right.is_some_and(|right| right > Right::View);
             assert_eq!(
-                (is_change && !is_login) || is_audit,
+                (is_change && !is_of_browser) || is_audit,
                 may_change,
                 "{} {}",
                 route.method,
@@ -396,8 +402,8 @@ mod tests {
     #[test]
     fn each_change_is_audited() {
         for route in all() {
-            let is_login = matches!(route.path, "/login" | "/logout");
-            let is_change = route.method != "GET" && !is_login;
+            let is_of_browser = matches!(route.path, "/login" | "/logout" | "/live/{stream}");
+            let is_change = route.method != "GET" && !is_of_browser;
             assert_eq!(
                 route.action.is_some(),
                 is_change,

@@ -13,6 +13,7 @@ use super::base_path::BasePath;
 use super::bulk_actions::BulkActions;
 use super::failure_groups::FailureGroups;
 use super::live::Live;
+use super::live_streams::LiveStreams;
 use super::login::{LoginCode, LoginGate};
 use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
@@ -46,6 +47,7 @@ pub(super) struct SharedState {
     pub(super) cookie_name: String,
     pub(super) login: LoginGate,
     pub(super) live: Live,
+    pub(super) streams: LiveStreams,
     pub(super) failure_groups: Arc<FailureGroups>,
     pub(super) actions: Arc<BulkActions>,
     pub(super) outputs: Outputs,
@@ -68,6 +70,7 @@ impl Web {
         let base_path = config.base_path.clone();
         let shared = SharedState {
             live: Live::new(client.clone(), stop.clone()),
+            streams: LiveStreams::default(),
             failure_groups,
             actions: BulkActions::new(client.clone(), groups, stop.clone()),
             outputs: Outputs::default(),

@@ -61,7 +61,6 @@ impl Templates {
         globals.insert("version", env!("CARGO_PKG_VERSION"));
         for (variable, asset) in [
             ("script", "app.js"),
-            ("log_script", "log.js"),
             ("style", "style.css"),
             ("icon", "icon.svg"),
         ] {

@@ -17,6 +17,7 @@ use super::jobs::event_filter;
 use super::parameters::Query;
 use crate::web::access::Right;
 use crate::web::live::{LiveEvent, Viewer};
+use crate::web::live_streams::ProgramStream;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, other, query};
 use crate::web::state::Web;
@@ -53,7 +54,7 @@ async fn follow(
     Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let filter = event_filter(&query)?;
-    let viewer = web.live.watch();
+    let viewer = (web.live.watch(), web.streams.of_program());
     Ok(event_stream(events(viewer, filter, Arc::clone(&web))))
 }
 
@@ -72,7 +73,7 @@ pub(in crate::web) fn event_stream(
 
 /// The events that a filter selects, until the dashboard stops.
 fn events(
-    viewer: Viewer,
+    viewer: (Viewer, ProgramStream),
     filter: JobFilter,
     web: Arc<Web>,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -83,7 +84,7 @@ fn events(
             loop {
                 let received = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return None,
-                    received = viewer.events.recv() => received,
+                    received = viewer.0.events.recv() => received,
                 };
                 let event = match received {
                     Ok(LiveEvent::Job(job)) if !job.is_selected(&filter) => continue,

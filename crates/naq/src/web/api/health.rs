@@ -75,6 +75,9 @@ async fn metrics(State(web): State<Arc<Web>>, parts: Parts) -> Result<Response, 
     }
     let accept = parts.headers.get(header::ACCEPT);
     let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
-    let text = web.metrics.answer(&web.client, &web.live, format).await;
+    let text = web
+        .metrics
+        .answer(&web.client, &web.live, web.streams.count(), format)
+        .await;
     Ok(([(header::CONTENT_TYPE, format.media_type())], text).into_response())
 }

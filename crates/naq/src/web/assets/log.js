@@ -1,5 +1,7 @@
 // The output of an ended job: loads rows as the reader scrolls, and marks the lines that the address names.
 
+import { parse } from "./trusted.js";
+
 /** Height of a row in pixels, as in the style. */
 const ROW = 18;
 
@@ -25,9 +27,8 @@ function linesOf(hash, name) {
 }
 
 class Log {
-  constructor(section, parse) {
+  constructor(section) {
     this.section = section;
-    this.parse = parse;
     this.name = section.id;
     this.lines = Number(section.dataset.lines);
     this.height = Math.min(this.lines * ROW, HEIGHT_MAX);
@@ -154,7 +155,7 @@ class Log {
     try {
       const answer = await fetch(`${this.section.dataset.log}&from=${at * CHUNK + 1}&count=${CHUNK}`);
       if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
-      const rows = [...this.parse(await answer.text()).children];
+      const rows = [...parse(await answer.text()).children];
       return rows.map((row, index) => ({ line: at * CHUNK + index + 1, element: document.importNode(row, true) }));
     } catch {
       this.chunks.delete(at);
@@ -196,9 +197,9 @@ class Log {
   }
 }
 
-/** Shows each output of the page. `parse` converts text of the server to elements. */
-export function showLogs(parse) {
+/** Shows each output of the page. */
+export function showLogs() {
   for (const section of document.querySelectorAll("[data-log]")) {
-    if (section.dataset.lines !== "0" && !section.querySelector(".virtual")) new Log(section, parse);
+    if (section.dataset.lines !== "0" && !section.querySelector(".virtual")) new Log(section);
   }
 }
