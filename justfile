@@ -26,6 +26,12 @@ bench *options:
 schemas:
     for name in envelope record schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
 
+# Make the screenshots in docs/screenshots with Chromium.
+screenshots:
+    cargo build --locked --workspace --bin naq
+    npm ci --prefix tests/web/browser
+    node tests/web/browser/screenshots.mjs target/debug/naq docs/screenshots
+
 # A long chaos run: how many jobs, how many kills, on `one` or `three` servers.
 chaos jobs="100000" kills="1000" servers="one" seed="":
     NAQ_CHAOS_JOBS={{jobs}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promises_hold_on_{{servers}} --nocapture
