@@ -135,6 +135,38 @@ fn ten_pages_of_one_browser_share_one_stream() {
 }
 
 #[test]
+fn pages_are_used_by_keys_by_the_palette_and_by_saved_views() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    for id in ["one", "two", "three", "hostile-1"] {
+        let words = [
+            "enqueue", "-q", "build", "--id", id, "--wait", "--", "false",
+        ];
+        naq.cli(words).run();
+    }
+    let add = [
+        "schedule",
+        "--name",
+        "nightly",
+        "-q",
+        "build",
+        "--cron",
+        "0 3 * * *",
+        "--",
+        "true",
+    ];
+    naq.cli(add).run().succeeds();
+    let Some(mut browsing) = Browsing::start("keyboard.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("keys");
+    browsing.expect("palette");
+    browsing.expect("good");
+}
+
+#[test]
 fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

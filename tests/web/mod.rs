@@ -21,6 +21,7 @@ mod proxy;
 mod schedule_pages;
 mod schedules;
 mod security;
+mod snapshot;
 
 use crate::harness::naq::{FollowedCli, Naq};
 use http::{Answer, Request};

@@ -24,7 +24,7 @@ fn the_overview_shows_queues_jobs_workers_and_what_to_mend() {
     crate::harness::naq::eventually("the job", || dashboard.get("/").text().contains("waits"));
     let page = dashboard.get("/").expect(200).text();
     assert!(
-        page.contains("no worker serves the queue `build`"),
+        page.contains("no worker serves the queue <code>build</code>"),
         "{page}"
     );
     assert!(page.contains("naq worker build"), "{page}");
@@ -85,6 +85,48 @@ fn an_open_stream_follows_what_its_browser_asks_for() {
     let other = other.header("Authorization", "Bearer anna-anna-anna-anna-1");
     other.send().expect(404);
     dashboard.request("POST", "/live/x").send().expect(404);
+}
+
+#[test]
+fn only_the_overview_of_a_wall_screen_is_shown_in_frames() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let sites = ["https://wiki.example.com", "http://10.0.0.5:8090"];
+    let options = ["--frame-ancestor", sites[0], "--frame-ancestor", sites[1]];
+    let dashboard = Dashboard::start(&naq, &options);
+    let frames = |path: &str| {
+        let policy = dashboard.get(path);
+        let policy = policy.header("content-security-policy").unwrap().to_owned();
+        let frames = policy
+            .split("; ")
+            .find(|part| part.starts_with("frame-ancestors"));
+        frames.unwrap().to_owned()
+    };
+    let allowed = format!("frame-ancestors {}", sites.join(" "));
+    assert_eq!(frames("/?kiosk"), allowed);
+    // what has buttons could be clicked without the user's intention
+    for path in ["/", "/?kiosk=false", "/jobs", "/login", "/api/queues"] {
+        assert_eq!(frames(path), "frame-ancestors 'none'", "{path}");
+    }
+    let page = dashboard.get("/?kiosk").expect(200).text();
+    assert!(
+        page.contains("class=\"kiosk\"") && page.contains("data-live"),
+        "{page}"
+    );
+    assert!(
+        !page.contains("<button") && !page.contains("<nav"),
+        "{page}"
+    );
+    dashboard.get("/?kiosk=maybe").expect(400);
+    dashboard.get("/?kisok").expect(400);
+    let wrong = naq.cli(["dashboard", "--frame-ancestor", "*"]).run();
+    wrong
+        .exits(2)
+        .expect_stderr(&["is not a site such as https://wiki.example.com"]);
+    let usual = Dashboard::start(&naq, &[]);
+    let answer = usual.get("/?kiosk").expect(200);
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
 }
 
 #[test]

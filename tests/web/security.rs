@@ -26,6 +26,8 @@ fn protected() -> Vec<(String, String)> {
         ("GET".to_owned(), "/export/jobs".to_owned()),
         ("GET".to_owned(), "/jobs/job".to_owned()),
         ("GET".to_owned(), "/jobs/job/rows".to_owned()),
+        ("GET".to_owned(), "/jobs/job/snapshot.html".to_owned()),
+        ("GET".to_owned(), "/jobs/job/snapshot.json".to_owned()),
         ("POST".to_owned(), "/jobs/job/cancel".to_owned()),
         ("POST".to_owned(), "/jobs/job/retry".to_owned()),
         ("POST".to_owned(), "/logout".to_owned()),

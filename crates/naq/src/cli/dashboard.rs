@@ -14,8 +14,8 @@ use super::session::Session;
 use super::setting_flags;
 use super::signals::stop_signals;
 use crate::web::{
-    self, BasePath, ForwardAuth, LoginCode, Network, Proxies, Right, RightLimits, Token, Tokens,
-    WebConfig,
+    self, BasePath, ForwardAuth, FrameAncestor, LoginCode, Network, Proxies, Right, RightLimits,
+    Token, Tokens, WebConfig,
 };
 use naq_client::{Client, write_private_file};
 
@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// Path of the pages behind a reverse proxy, such as /naq
     #[arg(long, value_name = "PATH", default_value = "")]
     base_path: BasePath,
+    /// Site that may show the overview for a wall screen (/?kiosk) in a frame; may be given several times
+    #[arg(long = "frame-ancestor", value_name = "SITE")]
+    frame_ancestors: Vec<FrameAncestor>,
     /// Refuse every change
     #[arg(long, conflicts_with = "allow_submit")]
     read_only: bool,
@@ -157,6 +160,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         host_names: args.host_names,
         base_path: args.base_path,
         proxies,
+        frame_ancestors: args.frame_ancestors,
     };
     tokio::select! {
         served = serve(session, config, address, &token_file, stop) => served,
@@ -220,6 +224,7 @@ impl SideDashboard {
             host_names: Vec::new(),
             base_path: BasePath::default(),
             proxies: Proxies::default(),
+            frame_ancestors: Vec::new(),
         };
         let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT));
         let listener = match TcpListener::bind(usual).await {

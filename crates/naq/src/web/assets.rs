@@ -42,6 +42,12 @@ const ASSETS: &[Asset] = &[
     script!("form_check.js"),
     script!("times.js"),
     script!("log.js"),
+    script!("dialogs.js"),
+    script!("stored.js"),
+    script!("keys.js"),
+    script!("views.js"),
+    script!("palette.js"),
+    script!("copy.js"),
     script!("app.js"),
     Asset {
         name: "style.css",

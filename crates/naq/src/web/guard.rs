@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 use super::access::{Identity, Proof, Right, SenderHeaders, is_cross_site, is_own_host};
 use super::login::random_hex;
+use super::options::FrameAncestor;
 use super::problem::{self, Problem};
 use super::proxies::Source;
 use super::state::Web;
@@ -27,6 +28,10 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// Name of the header that numbers requests.
 const REQUEST_ID: &str = "naq-request-id";
+
+/// Marks the answer of a page that sites of the configuration may show in a frame. It has no buttons.
+#[derive(Clone, Copy)]
+pub(super) struct Frameable;
 
 /// The template of the route that has answered, for the metrics.
 #[derive(Clone, Copy)]
@@ -61,8 +66,15 @@ pub(super) async fn every_request(
     let status = response.status().as_u16();
     web.metrics
         .on_answer(route, &method, status, began.elapsed());
+    let sites = match response.extensions().get::<Frameable>() {
+        Some(Frameable) => web.config.frame_ancestors.as_slice(),
+        None => &[],
+    };
     let headers = response.headers_mut();
     add_headers(headers, is_page);
+    if !sites.is_empty() {
+        allow_frames(headers, sites);
+    }
     if let Ok(id) = random_hex::<8>()
         && let Ok(id) = HeaderValue::from_str(&id)
     {
@@ -92,6 +104,16 @@ fn add_headers(headers: &mut HeaderMap, is_page: bool) {
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(policy),
     );
+}
+
+/// Lets these sites show a page in a frame.
+fn allow_frames(headers: &mut HeaderMap, sites: &[FrameAncestor]) {
+    let sites: Vec<&str> = sites.iter().map(FrameAncestor::as_str).collect();
+    let allowed = format!("frame-ancestors {}", sites.join(" "));
+    let policy = CONTENT_SECURITY_POLICY.replace("frame-ancestors 'none'", &allowed);
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
 }
 
 /// Whether a path is for programs, so that errors are JSON.

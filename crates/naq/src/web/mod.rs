@@ -42,6 +42,7 @@ mod proxies;
 mod route;
 mod routes;
 mod schedule_definition;
+mod sentence;
 mod server;
 mod single_header;
 mod state;
@@ -58,7 +59,7 @@ pub use access::{Right, RightLimits};
 pub use base_path::BasePath;
 pub use forward_auth::ForwardAuth;
 pub use login::{LoginCode, random_hex};
-pub use options::{WebConfig, is_loopback};
+pub use options::{FrameAncestor, WebConfig, is_loopback};
 pub use proxies::{Network, Proxies};
 pub use tokens::{Token, Tokens};
 

@@ -23,6 +23,40 @@ pub struct WebConfig {
     pub base_path: BasePath,
     /// The proxies that may say where requests come from.
     pub proxies: Proxies,
+    /// Sites that may show the overview for a wall screen in a frame.
+    pub frame_ancestors: Vec<FrameAncestor>,
+}
+
+/// A site that may show a page of the dashboard in a frame, such as `https://wiki.example.com`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameAncestor(String);
+
+impl FrameAncestor {
+    /// The site as the source of a content security policy.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for FrameAncestor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FrameAncestor, String> {
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        let is_part =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']');
+        match host {
+            Some(host) if !host.is_empty() && host.chars().all(is_part) => {
+                Ok(FrameAncestor(text.to_owned()))
+            }
+            _ => Err(format!(
+                "`{text}` is not a site such as https://wiki.example.com"
+            )),
+        }
+    }
 }
 
 /// The host names by which clients address a dashboard that listens on this address.
@@ -50,4 +84,26 @@ pub(super) fn are_metrics_open(listen: SocketAddr, config: &WebConfig) -> bool {
         && config.host_names.is_empty()
         && config.base_path.as_str().is_empty()
         && config.proxies.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_of_frames_has_no_path_and_nothing_else_of_a_policy() {
+        for (text, is_site) in [
+            ("https://wiki.example.com", true),
+            ("http://10.0.0.5:8090", true),
+            ("http://[::1]:80", true),
+            ("wiki.example.com", false),
+            ("https://", false),
+            ("https://wiki.example.com/page", false),
+            ("https://a; script-src *", false),
+            ("https://*", false),
+            ("*", false),
+        ] {
+            assert_eq!(text.parse::<FrameAncestor>().is_ok(), is_site, "{text}");
+        }
+    }
 }

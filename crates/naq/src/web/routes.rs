@@ -66,6 +66,18 @@ const PAGES: &[Route] = &[
         "Lines of the output of a job, for an open page",
         |method| on(method, pages::job_output::rows),
     ),
+    Route::get(
+        "/jobs/{job}/snapshot.html",
+        Right::View,
+        "A job as one page that loads nothing",
+        |method| on(method, pages::snapshot::html),
+    ),
+    Route::get(
+        "/jobs/{job}/snapshot.json",
+        Right::View,
+        "A job as one file",
+        |method| on(method, pages::snapshot::json),
+    ),
     Route::post(
         "/jobs/{job}/cancel",
         Right::Operate,

@@ -19,6 +19,7 @@ use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
 use super::output::Outputs;
 use super::problem::Problem;
+use super::sentence::pieces;
 use super::templates::Templates;
 use naq_client::Client;
 
@@ -113,7 +114,7 @@ impl Web {
     pub(super) fn error_page(&self, problem: &Problem) -> Response {
         let mut context = tera::Context::new();
         context.insert("title", problem.kind().title);
-        context.insert("detail", problem.detail());
+        context.insert("detail", &pieces(problem.detail()));
         context.insert("text", problem.kind().text);
         let mut page = self.page(problem.status(), "error.html", &context);
         if let Some(seconds) = problem.kind().retry_after() {

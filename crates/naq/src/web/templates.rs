@@ -14,10 +14,16 @@ const TEMPLATES: &[(&str, &str)] = &[
         include_str!("templates/overview_body.html"),
     ),
     ("navigation.html", include_str!("templates/navigation.html")),
+    ("dialogs.html", include_str!("templates/dialogs.html")),
+    (
+        "saved_views.html",
+        include_str!("templates/saved_views.html"),
+    ),
     ("job_table.html", include_str!("templates/job_table.html")),
     ("jobs.html", include_str!("templates/jobs.html")),
     ("job.html", include_str!("templates/job.html")),
     ("job_body.html", include_str!("templates/job_body.html")),
+    ("snapshot.html", include_str!("templates/snapshot.html")),
     (
         "dependencies.html",
         include_str!("templates/dependencies.html"),
@@ -94,7 +100,8 @@ mod tests {
         let templates = Templates::new(&BasePath::default());
         let mut context = Context::new();
         context.insert("title", "<script>alert(1)</script>");
-        context.insert("detail", "\"><img src=x onerror=alert(1)>");
+        let hostile = "`<b>`: \"><img src=x onerror=alert(1)>";
+        context.insert("detail", &crate::web::sentence::pieces(hostile));
         context.insert("text", "");
         let page = templates.render("error.html", &context).unwrap();
         assert!(

@@ -297,7 +297,7 @@ pub(in crate::web) fn wait(text: &str) -> Result<Duration, String> {
 }
 
 /// A record without the values of its envelope's variables, which may be secrets.
-pub(super) fn without_values(mut record: Record) -> Record {
+pub(in crate::web) fn without_values(mut record: Record) -> Record {
     let Some(envelope) = &record.envelope else {
         return record;
     };

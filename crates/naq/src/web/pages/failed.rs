@@ -127,6 +127,7 @@ async fn groups(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera:
     let queue_choices = choices(view.queue_text(), "in any queue", names);
     let periods = choices(&view.since, AT_ANY_TIME, PERIODS.iter().copied());
     let mut context = frame(identity, "/failed", false);
+    context.insert("views_path", "/failed");
     context.insert("groups", &rows);
     context.insert("total", &count(found.jobs, "failed job"));
     // an action on these leaves out jobs that fail from now on

@@ -36,16 +36,21 @@ pub(in crate::web) async fn show(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response {
+    let address = dashboard_address(&web, &source, &headers);
+    match page(&web, &identity, &job, query, &address).await {
+        Ok(response) => response,
+        Err(problem) => web.error_page(&problem),
+    }
+}
+
+/// The address of the dashboard, as the browser names it.
+pub(super) fn dashboard_address(web: &Web, source: &Source, headers: &HeaderMap) -> String {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
     let scheme = if source.is_https { "https" } else { "http" };
-    let origin = format!("{scheme}://{host}");
-    match page(&web, &identity, &job, query, &origin).await {
-        Ok(response) => response,
-        Err(problem) => web.error_page(&problem),
-    }
+    format!("{scheme}://{host}{}", web.base_path())
 }
 
 async fn page(
@@ -53,7 +58,7 @@ async fn page(
     identity: &Identity,
     job: &str,
     query: RawQuery,
-    origin: &str,
+    address: &str,
 ) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
     let selection = Selection::parse(query)?;
@@ -71,7 +76,10 @@ async fn page(
     let dependencies = dependencies(&web.client, record).await?;
     let mut context = frame(identity, "/jobs", !has_ended);
     context.insert("id", job.as_str());
-    context.insert("body", &body(web, identity.right, &reading)?);
+    context.insert(
+        "body",
+        &body(web, identity.right, &reading, web.base_path())?,
+    );
     context.insert("has_ended", &has_ended);
     context.insert("outputs", &outputs);
     context.insert("live", &live);
@@ -79,8 +87,7 @@ async fn page(
     if let Some(dependencies) = &dependencies {
         context.insert("dependencies", dependencies);
     }
-    let address = format!("{origin}{}", web.base_path());
-    let envelope: Option<EnvelopeView> = envelope_view(record, &address);
+    let envelope: Option<EnvelopeView> = envelope_view(record, address);
     context.insert("has_envelope", &envelope.is_some());
     if let Some(envelope) = &envelope {
         context.insert("envelope", envelope);
@@ -88,15 +95,24 @@ async fn page(
     Ok(web.page(StatusCode::OK, "job.html", &context))
 }
 
-/// The part of the page that updates itself until the job has ended, for viewers with this right.
+/// The part of the page that updates itself until the job has ended, for viewers with this right. Its links begin
+/// with `base`.
 ///
 /// # Errors
 /// Returns a problem if the template cannot be filled.
-pub(super) fn body(web: &Web, right: Right, reading: &JobReading) -> Result<String, Problem> {
+pub(super) fn body(
+    web: &Web,
+    right: Right,
+    reading: &JobReading,
+    base: &str,
+) -> Result<String, Problem> {
     let view = job_view(reading, right, clock::now());
     let rendered = tera::Context::from_serialize(&view)
         .map_err(|error| error.to_string())
-        .and_then(|context| web.templates.render("job_body.html", &context));
+        .and_then(|mut context| {
+            context.insert("base", base);
+            web.templates.render("job_body.html", &context)
+        });
     rendered.map_err(|error| {
         tracing::error!("the page of a job cannot be shown: {error}");
         Problem::new(&problem::FAILED, "the page cannot be shown")

@@ -42,6 +42,7 @@ pub(super) struct EnvelopeView {
     json: String,
     cli: String,
     curl: String,
+    python: String,
     /// Whether the commands lack values of variables.
     has_hidden_values: bool,
 }
@@ -71,6 +72,7 @@ pub(super) fn envelope_view(record: &Record, address: &str) -> Option<EnvelopeVi
             .collect(),
         cli: cli(queue, &fields, envelope.as_ref()),
         curl: curl(queue, &fields, address),
+        python: python(queue, &fields),
         has_hidden_values: !env.is_empty(),
         env,
         json: excerpt(&json, TEXT_CHARS_MAX),
@@ -191,6 +193,36 @@ fn curl(queue: &str, fields: &Fields, address: &str) -> String {
     excerpt(&escape(&command), TEXT_CHARS_MAX)
 }
 
+/// A program that enqueues the same envelope again, with a plain NATS client.
+fn python(queue: &str, fields: &Fields) -> String {
+    // within the quotes of the program only these quotes end the text, and JSON has another form for them
+    let json = escape_json(&pretty(fields)).replace("'''", r"\u0027\u0027\u0027");
+    let program = format!(
+        r#"# pip install nats-py
+import asyncio, os, uuid
+import nats
+
+ENVELOPE = r'''
+{json}
+'''
+
+async def main():
+    client = await nats.connect(
+        os.environ.get("NAQ_NATS_URL", "nats://127.0.0.1:4222"),
+        token=os.environ.get("NAQ_TOKEN"),
+        nkeys_seed=os.environ.get("NAQ_NKEY"),
+    )
+    job_id = str(uuid.uuid4())
+    headers = {{"Nats-Msg-Id": job_id}}
+    await client.jetstream().publish("naq.queue.{queue}", ENVELOPE.encode(), headers=headers)
+    print(job_id)
+    await client.close()
+
+asyncio.run(main())"#
+    );
+    excerpt(&program, TEXT_CHARS_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +256,9 @@ mod tests {
             "{}",
             view.curl
         );
-        for text in [&view.json, &view.cli, &view.curl] {
+        let lines: Vec<&str> = view.python.lines().collect();
+        assert_eq!(lines[4..6], ["ENVELOPE = r'''", "{"], "{}", view.python);
+        for text in [&view.json, &view.cli, &view.curl, &view.python] {
             assert!(!text.contains("hunter2"), "{text}");
         }
         assert!(!view.curl.contains("job_id"), "{}", view.curl);
@@ -245,6 +279,8 @@ mod tests {
         let hostile = view("{\"command\":\"a\u{202e}b\"}");
         assert!(hostile.cli.contains(r"a\u202eb"), "{}", hostile.cli);
         assert!(!hostile.curl.contains('\u{202e}'), "{}", hostile.curl);
+        let quotes = view("{\"command\":\"a'''\\nb\"}");
+        assert_eq!(quotes.python.matches("'''").count(), 2, "{}", quotes.python);
         // an envelope that is no envelope is shown as it is
         let invalid = view(r#"{"args":[{}]}"#);
         assert_eq!(

@@ -91,7 +91,7 @@ async fn send_page(
     loop {
         let read_at = Instant::now();
         let reading = JobReading::read(&web.client, job).await?;
-        let Ok(page) = body(web, right, &reading) else {
+        let Ok(page) = body(web, right, &reading, web.base_path()) else {
             return Ok(());
         };
         if page != last {

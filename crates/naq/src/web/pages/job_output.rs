@@ -186,6 +186,7 @@ async fn view(
         job: &record.job_id,
         stream,
         output: &output,
+        base: web.base_path(),
         selected: selected.clone(),
     };
     let mut windows = Vec::new();
@@ -276,6 +277,8 @@ struct Rows<'a> {
     job: &'a JobId,
     stream: OutputStream,
     output: &'a Output,
+    /// The beginning of links to the API.
+    base: &'a str,
     /// The lines to highlight.
     selected: Option<RangeInclusive<u64>>,
 }
@@ -283,7 +286,7 @@ struct Rows<'a> {
 impl Rows<'_> {
     async fn markup(&self, lines: RangeInclusive<u64>) -> Result<String, Problem> {
         let rows = self.web.outputs.rows(self.output, lines).await?;
-        let (base, job, name) = (self.web.base_path(), self.job, stream_name(self.stream));
+        let (base, job, name) = (self.base, self.job, stream_name(self.stream));
         let gap = self.output.gap();
         let mut ansi = AnsiText::default();
         let mut markup = String::new();
@@ -304,6 +307,29 @@ impl Rows<'_> {
         }
         Ok(markup)
     }
+}
+
+/// The markup of some lines, whose links begin with `base`, for a page that is no part of the dashboard.
+///
+/// # Errors
+/// Returns a problem if the output cannot be read.
+pub(super) async fn tail_rows(
+    web: &Web,
+    record: &Record,
+    stream: OutputStream,
+    output: &Output,
+    lines: RangeInclusive<u64>,
+    base: &str,
+) -> Result<String, Problem> {
+    let rows = Rows {
+        web,
+        job: &record.job_id,
+        stream,
+        output,
+        base,
+        selected: None,
+    };
+    rows.markup(lines).await
 }
 
 async fn found(web: &Web, output: &Output, search: &Search) -> Result<FoundView, Problem> {
@@ -358,6 +384,7 @@ pub(in crate::web) async fn rows(
             job: &job,
             stream,
             output: &output,
+            base: web.base_path(),
             selected: None,
         };
         rows.markup(first..=last).await

@@ -10,6 +10,7 @@ use crate::text::{Ending, bytes, count, excerpt, relative_time, span};
 use crate::web::access::Right;
 use crate::web::api::parameters::encode;
 use crate::web::filter::Filter;
+use crate::web::sentence::{Piece, pieces};
 use naq_client::{Client, ClientError, LabelFilter, WaitCause};
 use naq_protocol::{
     BlockedOn, DependencyCondition, FLOW_LABEL, JobId, Record, State as JobState, Timestamp,
@@ -91,14 +92,6 @@ struct Why {
     pieces: Vec<Piece>,
     /// Whether a user has to act.
     needs_action: bool,
-}
-
-/// A part of a sentence.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Piece {
-    text: String,
-    /// Whether the piece is a name or a command, which the page shows as code.
-    is_code: bool,
 }
 
 /// A name and a value.
@@ -188,18 +181,6 @@ pub(super) fn job_view(reading: &JobReading, right: Right, now: Timestamp) -> Jo
         result: shown_json(reading.result.as_deref()),
         checkpoint: shown_json(record.checkpoint.as_ref().map(|value| value.get())),
     }
-}
-
-/// The parts of a sentence whose names and commands are between backticks.
-fn pieces(text: &str) -> Vec<Piece> {
-    let parts = text.split('`').enumerate();
-    parts
-        .filter(|(_, part)| !part.is_empty())
-        .map(|(at, part)| Piece {
-            text: part.to_owned(),
-            is_code: at % 2 == 1,
-        })
-        .collect()
 }
 
 fn shown_json(json: Option<&str>) -> String {
@@ -578,18 +559,6 @@ mod tests {
         let bar = bar(&ended, at(500)).unwrap();
         assert_eq!((bar.wait, bar.run, bar.class), (250, 750, "ok"));
         assert_eq!(bar.text, "waited 30.0s, ran 1m 30s");
-    }
-
-    #[test]
-    fn names_and_commands_of_a_sentence_are_found() {
-        let found = pieces("no worker serves `build`; start one with `naq worker build`");
-        let code: Vec<&str> = found
-            .iter()
-            .filter(|piece| piece.is_code)
-            .map(|piece| piece.text.as_str())
-            .collect();
-        assert_eq!(code, ["build", "naq worker build"]);
-        assert_eq!(pieces(""), []);
     }
 
     #[test]

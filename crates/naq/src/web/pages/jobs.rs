@@ -89,6 +89,7 @@ pub(in crate::web) async fn show(
     };
     let mut context = frame(&identity, "/jobs", false);
     context.insert("q", &place.text);
+    context.insert("views_path", "/jobs");
     let all: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
     context.insert("states", &all.join(", "));
     let filter: Result<Filter, String> = place.text.parse();

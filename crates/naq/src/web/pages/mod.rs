@@ -23,4 +23,5 @@ pub(super) mod problems;
 pub(super) mod schedule;
 pub(super) mod schedule_form;
 pub(super) mod schedules;
+pub(super) mod snapshot;
 pub(super) mod workers;

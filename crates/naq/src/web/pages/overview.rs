@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
@@ -13,9 +13,12 @@ use super::job_row::JobRow;
 use crate::clock;
 use crate::text::{age, bytes, count, relative_time};
 use crate::web::access::Identity;
+use crate::web::api::parameters::Query;
+use crate::web::guard::Frameable;
 use crate::web::live::Snapshot;
 use crate::web::overview::{Facts, MinuteCounts, Warning, warnings};
 use crate::web::problem::Problem;
+use crate::web::sentence::{Piece, pieces};
 use crate::web::state::Web;
 use naq_client::QueueInfo;
 use naq_protocol::{Timestamp, WorkerInfo, WorkerState, escape};
@@ -29,7 +32,7 @@ struct Overview {
     server: String,
     leader: String,
     has_leader: bool,
-    warnings: Vec<Warning>,
+    warnings: Vec<WarningView>,
     totals: Totals,
     queues: Vec<QueueRow>,
     workers: Vec<WorkerRow>,
@@ -38,6 +41,13 @@ struct Overview {
     selectable: bool,
     bars: Vec<Bar>,
     per_minute_max: u64,
+}
+
+/// A problem that a user should fix.
+#[derive(Serialize)]
+struct WarningView {
+    pieces: Vec<Piece>,
+    command: String,
 }
 
 #[derive(Serialize)]
@@ -93,11 +103,17 @@ struct Bar {
 /// Base paths for which the part is kept: that of the settings, and those that proxies name.
 const BODIES_MAX: usize = 16;
 
-/// The whole page.
+/// The whole page. With `?kiosk` it has larger type, and neither navigation nor buttons, for a wall screen.
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
     Extension(identity): Extension<Identity>,
+    query: RawQuery,
 ) -> Response {
+    let is_kiosk = Query::parse(query, &["kiosk"]).and_then(|query| query.is_on("kiosk"));
+    let is_kiosk = match is_kiosk {
+        Ok(is_kiosk) => is_kiosk,
+        Err(problem) => return web.error_page(&problem),
+    };
     let snapshot = match web.live.snapshot().await {
         Ok(snapshot) => snapshot,
         Err(error) => return web.error_page(&Problem::from(error)),
@@ -112,7 +128,12 @@ pub(in crate::web) async fn show(
     };
     let mut context = frame(&identity, "/", true);
     context.insert("body", &*body);
-    web.page(StatusCode::OK, "overview.html", &context)
+    context.insert("is_kiosk", &is_kiosk);
+    let mut page = web.page(StatusCode::OK, "overview.html", &context);
+    if is_kiosk {
+        page.extensions_mut().insert(Frameable);
+    }
+    page
 }
 
 /// The part of the page that changes, rendered once per snapshot for all viewers of a base path.
@@ -154,7 +175,13 @@ fn overview(snapshot: &Snapshot, now: Timestamp) -> Overview {
         server: escape(&facts.server),
         leader,
         has_leader: facts.leader.is_some(),
-        warnings: warnings(facts),
+        warnings: warnings(facts)
+            .into_iter()
+            .map(|Warning { text, command }| WarningView {
+                pieces: pieces(&text),
+                command,
+            })
+            .collect(),
         totals: Totals {
             queued: sum(|queue| queue.depth),
             running: sum(|queue| queue.running),

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::web::problem::{self, Problem};
+use crate::web::sentence::pieces;
 use crate::web::state::Web;
 
 pub(in crate::web) async fn show(
@@ -18,7 +19,7 @@ pub(in crate::web) async fn show(
     };
     let mut context = tera::Context::new();
     context.insert("title", kind.title);
-    context.insert("detail", &format!("Status code {}", kind.status));
+    context.insert("detail", &pieces(&format!("Status code {}", kind.status)));
     context.insert("text", kind.text);
     web.page(StatusCode::OK, "error.html", &context)
 }
