@@ -503,11 +503,11 @@ fn selected_jobs_are_cancelled_by_forms_after_a_page_that_counts_them() {
         .next()
         .unwrap()
         .to_owned();
-    let page = browser.get(&format!("/actions/{link}")).expect(200).text();
-    assert!(
-        page.contains("Undo") && page.contains("2 named jobs"),
-        "{page}"
-    );
+    // the action ends a moment after its jobs
+    eventually("the undo is offered", || {
+        let page = browser.get(&format!("/actions/{link}")).expect(200).text();
+        page.contains("Undo") && page.contains("2 named jobs")
+    });
     browser
         .submit_from("cross-site", &format!("/actions/{link}/undo"), "")
         .expect(403);

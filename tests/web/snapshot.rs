@@ -37,7 +37,7 @@ fn a_snapshot_has_no_script_no_value_and_the_end_of_the_output() {
     let worker = naq.worker(&["build"]).arg("--secrets-dir");
     let _worker = worker.arg(folder.to_str().unwrap()).spawn();
     let dashboard = Dashboard::start(&naq, &[]);
-    let script = "echo \"first line $API_TOKEN\"; seq 2 30000; echo \"<script>alert(1)</script> $API_TOKEN\"
+    let script = "echo \"first$((40 + 2)) $API_TOKEN\"; seq 2 30000; echo \"<script>alert(1)</script> $API_TOKEN\"
 printf '\\033[31mred\\033[0m \\342\\200\\256 bidi \\033]8;;javascript:alert(2)\\007link\\n'; exit 3";
     naq.enqueue(&[
         "-q",
@@ -61,15 +61,7 @@ printf '\\033[31mred\\033[0m \\342\\200\\256 bidi \\033]8;;javascript:alert(2)\\
     let name = Some("attachment; filename=\"hostile.html\"");
     assert_eq!(answer.header("content-disposition"), name);
     let page = answer.text();
-    for wrong in [
-        "<script",
-        "<img",
-        "<form",
-        "<button",
-        "src=",
-        "\u{202e}",
-        "first line",
-    ] {
+    for wrong in ["<script", "<img", "<form", "<button", "\u{202e}", "first42"] {
         assert!(!page.contains(wrong), "{wrong} in {page}");
     }
     for expected in [

@@ -25,7 +25,7 @@ const home = page.url();
 // The group is retried by its button; the page of the action shows how it proceeds, and its undo.
 await page.getByRole("link", { name: "Failed", exact: true }).click();
 await page.getByRole("button", { name: "Retry 3 jobs with this cause" }).click();
-const becomes = (state) => page.waitForFunction((state) => document.getElementById("action-state").textContent === state, state);
+const becomes = (state) => page.waitForFunction((state) => document.getElementById("action-state")?.textContent === state, state);
 await becomes("done");
 const action = page.url();
 expect((await page.locator("#action-counts").textContent()).includes("Enqueued again3"), "not three jobs are enqueued");
