@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use naq_jetstream::{AuditListing, AuditWriter, StoredAuditEntry};
+use naq_jetstream::{AuditListing, AuditStream, AuditWriter, BrokerError, StoredAuditEntry};
 use naq_protocol::{AuditAction, AuditEntry, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Client, ClientError};
 
-/// How often [`AuditFollow`] looks for a new entry. Entries are rare, and nobody waits for one.
-const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before [`AuditFollow`] opens its stream again, after an outage or while no audit exists.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Selects actions by a word: a whole name such as `queue.purge`, or its noun or verb alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +171,8 @@ pub struct AuditFollow {
     client: Client,
     filter: AuditFilter,
     last: u64,
+    /// `None` before the first entry is read, and after an outage.
+    stream: Option<AuditStream>,
 }
 
 impl AuditFollow {
@@ -180,20 +182,37 @@ impl AuditFollow {
     /// Returns [`ClientError::Broker`] if NATS denies or refuses the request.
     pub async fn next(&mut self) -> Result<AuditRecord, ClientError> {
         loop {
-            let found = match self.client.broker.next_audit_entry(self.last).await {
+            let stored = match self.next_stored().await {
                 // the entries of an outage are stored, and are read after it
-                Err(error) if error.is_transient() => None,
-                found => found?,
+                Err(error) if error.is_transient() => {
+                    self.stream = None;
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                    continue;
+                }
+                // the first change creates the audit
+                Err(BrokerError::NotFound(_)) => {
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                    continue;
+                }
+                stored => stored?,
             };
-            let Some(stored) = found else {
-                tokio::time::sleep(FOLLOW_INTERVAL).await;
-                continue;
-            };
+            // a stream that was removed and created again begins with 1
             self.last = stored.sequence;
             if self.filter.matches(&stored) {
                 return Ok(stored.into());
             }
         }
+    }
+
+    async fn next_stored(&mut self) -> Result<StoredAuditEntry, BrokerError> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let opened = self.client.broker.follow_audit(self.last).await?;
+                self.stream.insert(opened)
+            }
+        };
+        stream.next().await
     }
 }
 
@@ -248,6 +267,7 @@ impl Client {
             last: self.broker.last_audit_sequence().await?,
             client: self.clone(),
             filter: filter.clone(),
+            stream: None,
         })
     }
 }

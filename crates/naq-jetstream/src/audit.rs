@@ -1,14 +1,19 @@
 //! The audit: a stream of entries, each about one change. Entries are appended and read, and never change.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use crate::audit_writer::AuditWriter;
 use crate::broker::Broker;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, has_consumer_code};
 use crate::names::Names;
 use crate::stream::reverse_scan::ReverseScan;
-use crate::stream::stream_api::{MessageSelector, StoredMessage};
+use crate::stream::stream_api::StoredMessage;
 use naq_protocol::{AuditAction, AuditEntry, AuditInterface, Timestamp, UnknownFields};
 
 /// An entry as it is stored.
@@ -36,6 +41,47 @@ impl AuditListing {
         self.0.next().await
     }
 }
+
+/// Entries as they are stored, in their order.
+pub struct AuditStream {
+    messages: pull::Ordered,
+    names: Arc<Names>,
+}
+
+impl AuditStream {
+    /// Waits for the next entry.
+    ///
+    /// # Errors
+    /// Returns an error if the stream breaks, as it does when the connection is lost for long.
+    pub async fn next(&mut self) -> Result<StoredAuditEntry, BrokerError> {
+        loop {
+            let message = match self.messages.next().await {
+                Some(Ok(message)) => message,
+                // what was stored meanwhile is read by another stream
+                Some(Err(_)) | None => return Err(BrokerError::Timeout(FOLLOWING)),
+            };
+            let info = message
+                .info()
+                .map_err(|error| BrokerError::unreadable("a delivery's subject", error))?;
+            let time = Timestamp::from_unix_ms(info.published.timestamp_millis());
+            // a message on another subject is none of naq's
+            if let Some(time) = time
+                && let Some(entry) = audit_entry(
+                    &self.names,
+                    &message.subject,
+                    info.stream_sequence,
+                    time,
+                    &message.payload,
+                )
+            {
+                return Ok(entry);
+            }
+        }
+    }
+}
+
+/// What this module does, in errors.
+const FOLLOWING: &str = "following the audit";
 
 impl Broker {
     /// Appends an entry, and creates the stream if it does not exist.
@@ -77,27 +123,40 @@ impl Broker {
         Ok(AuditListing(scan.await?))
     }
 
-    /// The first entry after a sequence. `None` if there is none yet.
+    /// Follows the entries after a sequence, in their order.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
-    pub async fn next_audit_entry(
-        &self,
-        after: u64,
-    ) -> Result<Option<StoredAuditEntry>, BrokerError> {
-        let (stream, all) = (self.names.audit_stream(), self.names.all_audit());
-        let mut from = after.saturating_add(1);
-        // a message on another subject is none of naq's
-        while let Some(message) = self
-            .read_message(&stream, MessageSelector::NextBySubject(&all, from))
-            .await?
-        {
-            if let Some(entry) = stored_entry(&self.names, &message) {
-                return Ok(Some(entry));
+    /// Returns [`BrokerError::NotFound`] if there is no audit yet, and an error if the server refuses the request or does
+    /// not answer.
+    pub async fn follow_audit(&self, after: u64) -> Result<AuditStream, BrokerError> {
+        let name = self.names.audit_stream();
+        let stream = self
+            .jetstream
+            .get_stream_no_info(&name)
+            .await
+            .map_err(|error| self.request_error(FOLLOWING, error))?;
+        let creating = stream.create_consumer(pull::OrderedConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after.saturating_add(1),
+            },
+            ..pull::OrderedConfig::default()
+        });
+        let about = format!("{}.CONSUMER.CREATE.{name}", self.api_prefix);
+        let consumer = match self.until_denied(FOLLOWING, &about, creating).await? {
+            Ok(consumer) => consumer,
+            Err(error) if has_consumer_code(&error, ErrorCode::STREAM_NOT_FOUND) => {
+                return Err(BrokerError::NotFound("the audit".to_owned()));
             }
-            from = message.sequence + 1;
-        }
-        Ok(None)
+            Err(error) => return Err(self.request_error(FOLLOWING, error)),
+        };
+        let messages = consumer
+            .messages()
+            .await
+            .map_err(|error| self.request_error(FOLLOWING, error))?;
+        Ok(AuditStream {
+            messages,
+            names: Arc::clone(&self.names),
+        })
     }
 
     /// The sequence of the latest entry; 0 if there is none.
@@ -112,12 +171,23 @@ impl Broker {
 /// Reads the message of an entry. An entry that cannot be read is listed as such, so that nothing disappears.
 /// `None` if the subject is not naq's.
 fn stored_entry(names: &Names, message: &StoredMessage) -> Option<StoredAuditEntry> {
-    let (writer, action) = names.parse_audit(&message.subject)?;
-    let entry = serde_json::from_slice::<AuditEntry>(&message.payload());
+    let (sequence, time) = (message.sequence, message.time);
+    audit_entry(names, &message.subject, sequence, time, &message.payload())
+}
+
+fn audit_entry(
+    names: &Names,
+    subject: &str,
+    sequence: u64,
+    time: Timestamp,
+    payload: &[u8],
+) -> Option<StoredAuditEntry> {
+    let (writer, action) = names.parse_audit(subject)?;
+    let entry = serde_json::from_slice::<AuditEntry>(payload);
     let entry = entry.unwrap_or_else(|error| unreadable_entry(action, &error));
     Some(StoredAuditEntry {
-        sequence: message.sequence,
-        time: message.time,
+        sequence,
+        time,
         claimed: writer != AuditWriter::Dashboard.token(),
         entry: entry.bounded(),
     })

@@ -44,7 +44,7 @@ mod user_database;
 mod watch;
 mod workers;
 
-pub use audit::{AuditListing, StoredAuditEntry};
+pub use audit::{AuditListing, AuditStream, StoredAuditEntry};
 pub use audit_writer::AuditWriter;
 pub use broker::{Broker, REQUEST_TIMEOUT};
 pub use connection::connect::DENIALS_LOG_TARGET;

@@ -430,6 +430,7 @@ impl Subjects<'_> {
                     names.dead_letter_stream(),
                 ],
             ),
+            self.scans("follow the audit", &[names.audit_stream()]),
             self.logs(),
             self.objects(),
             reading("follow changes of jobs", [names.events()]),
