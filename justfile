@@ -32,6 +32,11 @@ screenshots:
     npm ci --prefix tests/web/browser
     node tests/web/browser/screenshots.mjs target/debug/naq docs/screenshots
 
+# Generated requests to every operation of the HTTP API: for how many seconds, how many for each operation.
+schemathesis seconds="180" examples="10":
+    cargo build
+    .ci/schemathesis {{seconds}} {{examples}}
+
 # A long chaos run: how many jobs, how many kills, on `one` or `three` servers.
 chaos jobs="100000" kills="1000" servers="one" seed="":
     NAQ_CHAOS_JOBS={{jobs}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promises_hold_on_{{servers}} --nocapture

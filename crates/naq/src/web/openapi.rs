@@ -192,7 +192,10 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         // the name of a flow
         "name" => schema_of::<JobId>(generator),
         "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
-        "dry_run" | "download" | "plain" | "follow" => json_schema!({"type": "boolean"}),
+        // a name without a value means true
+        "dry_run" | "download" | "plain" | "follow" => {
+            json_schema!({"anyOf": [{"type": "boolean"}, {"const": ""}]})
+        }
         "stream" => json_schema!({"type": "string", "enum": ["stdout", "stderr"]}),
         "lines" => json_schema!({"type": "string", "pattern": LINES}),
         "tail" => json_schema!({"type": "integer", "minimum": 1, "maximum": 10_000}),
@@ -208,7 +211,8 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "at" => json_schema!({"type": "string", "format": "date-time"}),
         "since" => json_schema!({
             "type": "string",
-            "anyOf": [{"pattern": DURATION}, {"format": "date-time"}],
+            // an empty one counts as absent
+            "anyOf": [{"pattern": DURATION}, {"format": "date-time"}, {"const": ""}],
         }),
         "label" => json_schema!({"type": "string", "pattern": "^[^=]+(=.*)?$"}),
         // `next` of an earlier answer, or nothing
@@ -288,10 +292,9 @@ mod tests {
 
     /// A parameter of a query as its schema has it.
     fn typed(schema: &Value, text: &str) -> Value {
-        match schema["type"].as_str() {
-            Some("integer" | "boolean") => serde_json::from_str(text).unwrap(),
-            _ => text.into(),
-        }
+        let parsed: Option<Value> = serde_json::from_str(text).ok();
+        let is_valid = |value: &Value| jsonschema::is_valid(schema, value);
+        parsed.filter(is_valid).unwrap_or_else(|| text.into())
     }
 
     #[test]

@@ -128,6 +128,9 @@ pub(super) const ROUTES: &[Route] = &[
     .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
+/// Maximum number of copies that NATS keeps.
+const REPLICAS_MAX: usize = 5;
+
 /// The settings of a queue.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[schemars(rename = "queue_settings")]
@@ -138,7 +141,7 @@ struct NewSettings {
     max_running: Option<NonZeroU32>,
     /// Number of servers that keep a copy. Absent means no change, or the default for a new queue.
     #[serde(default)]
-    #[schemars(range(max = 5))]
+    #[schemars(range(max = REPLICAS_MAX))]
     replicas: Option<std::num::NonZeroUsize>,
 }
 
@@ -286,13 +289,18 @@ async fn set(
     let queue = web.client.queue(&name)?;
     let is_dry = query.is_on("dry_run")?;
     let settings: NewSettings = parse_object(&headers, &body)?;
+    let replicas = settings.replicas.map(std::num::NonZeroUsize::get);
+    // a check without a change does not ask NATS
+    if replicas.is_some_and(|replicas| replicas > REPLICAS_MAX) {
+        let detail = format!("a queue has at most {REPLICAS_MAX} replicas");
+        return Err(Problem::new(&problem::REFUSED, detail).at("/replicas"));
+    }
     let existing = info_of(&queue).await?;
     let status = match (&existing, is_dry) {
         (None, true) => return Ok(StatusCode::NO_CONTENT.into_response()),
         (None, false) => StatusCode::CREATED,
         (Some(_), _) => StatusCode::OK,
     };
-    let replicas = settings.replicas.map(std::num::NonZeroUsize::get);
     match existing {
         Some(_) if is_dry => {}
         Some(info) => {
