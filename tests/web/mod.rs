@@ -22,6 +22,7 @@ mod schedule_pages;
 mod schedules;
 mod security;
 mod snapshot;
+mod traces;
 
 use crate::harness::naq::{FollowedCli, Naq};
 use http::{Answer, Request};

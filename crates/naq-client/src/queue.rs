@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use naq_core::StartDelay;
 use naq_jetstream::{BrokerError, EnqueueAck, NewJob, PurgeSummary, QueueInfo, QueueSettings};
-use naq_protocol::{Envelope, EnvelopeError, JobId, QueueName, Timestamp, is_equivalent};
+use naq_protocol::{
+    Envelope, EnvelopeError, JobId, QueueName, Timestamp, TraceContext, is_equivalent,
+};
 
 use super::existing_job::{compare_with_existing, same_request};
 use super::{Client, ClientError};
@@ -46,11 +48,23 @@ impl Client {
 pub struct Queue {
     pub(crate) client: Client,
     pub(crate) name: QueueName,
+    trace: Option<TraceContext>,
 }
 
 impl Queue {
     pub(crate) fn new(client: Client, name: QueueName) -> Queue {
-        Queue { client, name }
+        Queue {
+            client,
+            name,
+            trace: None,
+        }
+    }
+
+    /// The same queue. What is enqueued through it belongs to a trace, unless its envelope names another one.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<TraceContext>) -> Queue {
+        self.trace = trace;
+        self
     }
 
     /// Returns the queue's name.
@@ -137,6 +151,7 @@ impl Queue {
     }
 
     pub(crate) async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
+        let job = job.traced(self.trace);
         let broker = &self.client.broker;
         // Only an id that a user chose can have been used before; a generated one saves the reads.
         if job.has_user_id {
@@ -185,6 +200,7 @@ impl Queue {
             payload,
             has_user_id: false,
             start: None,
+            trace: self.trace,
         };
         self.client.broker.enqueue(job).await?;
         Ok(())

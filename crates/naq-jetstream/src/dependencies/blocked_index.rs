@@ -349,6 +349,7 @@ impl Broker {
             payload,
             has_user_id: false,
             start: None,
+            trace: None,
         };
         self.republish(again).await?;
         if record.waits().is_some_and(|waits| waits.until.is_some()) {

@@ -7,7 +7,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::stream::publish::PendingWrite;
 use crate::stream::stream_api::MessageSelector;
-use naq_protocol::QueueName;
+use naq_protocol::{QueueName, TRACEPARENT_HEADER};
 
 impl Broker {
     /// Publishes a job to its queue, or delays it, without waiting for the server's
@@ -40,6 +40,9 @@ impl Broker {
         job: NewJob,
         mut headers: HeaderMap,
     ) -> Result<PendingWrite, BrokerError> {
+        if let Some(trace) = job.trace {
+            headers.insert(TRACEPARENT_HEADER, trace.to_string());
+        }
         if let Some(start) = job.start {
             headers.insert(crate::headers::SCHEDULED_FOR, start.due.to_string());
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::stream::stream_api::StoredMessage;
 use crate::subjects::is_rerouted;
 use naq_core::{ExistingJob, StartDelay};
-use naq_protocol::{Envelope, JobId, QueueName, Timestamp};
+use naq_protocol::{Envelope, JobId, QueueName, Timestamp, TraceContext};
 
 /// A job to be enqueued.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct NewJob {
     pub has_user_id: bool,
     /// When the job starts. `None` means at once.
     pub start: Option<StartDelay>,
+    /// The trace that the job belongs to. `None` if the envelope names it, or if there is none.
+    pub trace: Option<TraceContext>,
 }
 
 impl NewJob {
@@ -35,6 +37,7 @@ impl NewJob {
             payload,
             has_user_id: false,
             start: None,
+            trace: None,
         }
     }
 
@@ -47,6 +50,7 @@ impl NewJob {
             payload,
             has_user_id: true,
             start: None,
+            trace: None,
         }
     }
 
@@ -54,6 +58,13 @@ impl NewJob {
     #[must_use]
     pub fn delayed(mut self, start: StartDelay) -> NewJob {
         self.start = Some(start);
+        self
+    }
+
+    /// The same job, as a part of this trace.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<TraceContext>) -> NewJob {
+        self.trace = trace;
         self
     }
 

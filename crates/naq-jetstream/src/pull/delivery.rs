@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::subjects::{is_rerouted, route_key_and_id, subject_id};
-use naq_protocol::{JobId, QueueName, Timestamp};
+use naq_protocol::{JobId, QueueName, TRACEPARENT_HEADER, Timestamp};
 
 /// A job's message, delivered to this worker.
 pub struct Delivery {
@@ -164,7 +164,7 @@ impl Delivery {
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
         self.headers
-            .get("traceparent")
+            .get(TRACEPARENT_HEADER)
             .map(async_nats::HeaderValue::as_str)
     }
 }

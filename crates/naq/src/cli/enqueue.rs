@@ -106,6 +106,7 @@ async fn enqueue_file(
         strict: args.strict,
         quiet: args.quiet,
         keep_ids: args.wait,
+        trace: session.trace(),
     };
     if let Some(worker) = session.job_socket() {
         if args.max_jobs.is_some() || args.wait || name.is_some() {
@@ -156,10 +157,14 @@ async fn enqueue_one(
         return Ok(0);
     }
     if let Some(worker) = session.job_socket() {
+        // an envelope with an id has to be the same in each attempt of this job
+        if envelope.job_id.is_none() && envelope.traceparent.is_none() {
+            envelope.traceparent = session.trace().map(|trace| trace.to_string());
+        }
         return enqueue_in_job(session, args, worker, queue, delay, &envelope).await;
     }
     let client = session.connect().await?;
-    let queue = client.queue(queue.as_str())?;
+    let queue = client.queue(queue.as_str())?.traced(session.trace());
     if let Some(max) = args.max_jobs {
         queue.check_capacity(max).await?;
     }

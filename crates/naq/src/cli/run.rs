@@ -61,7 +61,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if envelope.cwd.is_none() {
         envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);
     }
-    enqueue(&client, &job_id, &envelope).await?;
+    enqueue(session, &client, &job_id, &envelope).await?;
     // Only a job whose id the user chose can have run before.
     if envelope.job_id.is_some()
         && let Some(record) = client.fetch_result(&job_id).await?
@@ -147,11 +147,17 @@ fn check_labels(session: &Session, envelope: &Envelope) -> Result<(), Failure> {
 }
 
 /// Enqueues the job under `job_id`. The envelope names an id only if the user chose one.
-async fn enqueue(client: &Client, job_id: &JobId, envelope: &Envelope) -> Result<(), Failure> {
+async fn enqueue(
+    session: &Session,
+    client: &Client,
+    job_id: &JobId,
+    envelope: &Envelope,
+) -> Result<(), Failure> {
     let payload =
         serde_json::to_vec(envelope).map_err(|error| Failure::general(error.to_string()))?;
     client
         .queue(QUEUE)?
+        .traced(session.trace())
         .enqueue_bytes(Some(job_id.clone()), payload.into())
         .await?;
     Ok(())

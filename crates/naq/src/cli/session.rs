@@ -17,6 +17,7 @@ use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings, Source};
 use naq_client::{BrokerError, Client, ClientError, ConnectFailure};
 use naq_core::ExponentialBackoff;
+use naq_protocol::TraceContext;
 
 /// Pauses between attempts of a service to connect for the first time.
 const CONNECT_BACKOFF: ExponentialBackoff =
@@ -182,6 +183,11 @@ impl Session {
     /// A variable of this process's environment.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env.environment.get(name).map(String::as_str)
+    }
+
+    /// The trace that this process belongs to, by its variable `TRACEPARENT`. An invalid one counts as absent.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.variable("TRACEPARENT")?.parse().ok()
     }
 
     /// This process's whole environment.

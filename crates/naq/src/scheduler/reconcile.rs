@@ -223,6 +223,7 @@ impl Reconciler<'_> {
                 payload: orphan.payload.clone(),
                 has_user_id: false,
                 start: None,
+                trace: None,
             };
             let attempts = record.map_or(0, |record| record.attempt);
             let due = clock::saturating_add(clock::now(), REPLACEMENT_DELAY);
@@ -382,6 +383,7 @@ impl Reconciler<'_> {
                     payload: payload.into(),
                     has_user_id: false,
                     start: None,
+                    trace: None,
                 })
                 .await?;
             summary.republished += 1;

@@ -347,6 +347,7 @@ impl<'a> Claiming<'a> {
                 payload: delivery.message.payload.clone(),
                 has_user_id: false,
                 start: None,
+                trace: None,
             };
             delivery.persist(|| broker.republish(again.clone())).await
         };

@@ -23,7 +23,7 @@ use crate::cli::time_limit::{limited, verb_time_max};
 use naq_client::NewJob;
 use naq_client::{BulkEnqueue, Client, ClientError};
 use naq_core::StartDelay;
-use naq_protocol::{Envelope, Flow, JobId, QueueName, escape};
+use naq_protocol::{Envelope, Flow, JobId, QueueName, TraceContext, escape};
 
 /// Maximum number of envelopes in a batch.
 const BATCH_JOBS: usize = 256;
@@ -100,6 +100,8 @@ pub(super) struct FileOptions<'w> {
     pub(super) quiet: bool,
     /// Return the ids to the caller instead of printing them.
     pub(super) keep_ids: bool,
+    /// The trace that the jobs belong to.
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Enqueues every envelope of a file, or its flow. Returns the ids if the caller keeps them.
@@ -292,6 +294,7 @@ impl BulkSender<'_> {
             None => NewJob::new(queue, envelope.payload),
         };
         job.start = envelope.start;
+        job.trace = self.options.trace;
         self.bulk.push(job).await?;
         Ok(())
     }

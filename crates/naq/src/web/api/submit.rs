@@ -22,7 +22,7 @@ use crate::web::route::{Parameter, Route, json, path, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{ClientError, ErrorKind, Queue};
 use naq_core::{StartDelay, delay_for, delay_until};
-use naq_protocol::{AuditAction, Envelope, JobId, Timestamp};
+use naq_protocol::{AuditAction, Envelope, JobId, TRACEPARENT_HEADER, Timestamp, TraceContext};
 
 pub(super) const QUEUE: Parameter = path(
     "queue",
@@ -140,6 +140,11 @@ pub(in crate::web) fn check_envelope(bytes: &[u8], prefix: &str) -> Result<Envel
         .map_err(|error| Problem::of_envelope(&error, prefix))
 }
 
+/// The trace that a request belongs to. An invalid header counts as absent, as the standard requires.
+pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    headers.get(TRACEPARENT_HEADER)?.to_str().ok()?.parse().ok()
+}
+
 /// Checks an envelope as workers do, and enqueues its bytes unchanged.
 pub(super) async fn submit(
     web: &Web,
@@ -151,7 +156,7 @@ pub(super) async fn submit(
     tally: &Tally,
 ) -> Result<Response, Problem> {
     check_media_type(headers)?;
-    let queue = web.client.queue(queue)?;
+    let queue = web.client.queue(queue)?.traced(trace(headers));
     let envelope = check_envelope(&body, "")?;
     let submission = read_submission(query)?;
     let start = submission.start(&envelope)?;

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::parameters::{DRY_RUN, Query};
 use super::submit::{
     AT, Enqueued, IN, MAX_JOBS, PROBLEMS, QUEUE, Submission, WAIT, check_envelope,
-    check_media_type, media_type, read_submission, store, submit,
+    check_media_type, media_type, read_submission, store, submit, trace,
 };
 use crate::text::count;
 use crate::web::access::Right;
@@ -148,7 +148,7 @@ async fn read_many(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<(Queue, Submission), Problem> {
-    let queue = web.client.queue(queue)?;
+    let queue = web.client.queue(queue)?.traced(trace(headers));
     let submission = read_submission(query)?;
     if submission.wait.is_some() {
         return Err(Problem::parameter(
