@@ -1,36 +1,39 @@
-//! docs/grafana: the dashboard is the one of the table, and Prometheus understands what it asks.
+//! docs/grafana: the dashboards are those of the table, and Prometheus understands what they ask.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::ROOT;
 use crate::harness::find_program;
-use naq::metrics::{grafana_board, grafana_expressions};
+use naq::metrics::{BOARDS, grafana_board, grafana_expressions};
 
 #[test]
-fn the_grafana_dashboard_matches_the_table() {
-    let path = Path::new(ROOT).join("docs/grafana/naq-overview.json");
+fn the_grafana_dashboards_match_the_table() {
     #[expect(
         clippy::disallowed_methods,
         reason = "a developer asks the test to write the file by this variable"
     )]
     let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
-    if update {
-        std::fs::write(&path, grafana_board()).unwrap();
+    for board in BOARDS {
+        let file = format!("docs/grafana/{}.json", board.uid);
+        let path = Path::new(ROOT).join(file);
+        if update {
+            std::fs::write(&path, grafana_board(board)).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            grafana_board(board),
+            "run NAQ_TEST_UPDATE=1 cargo nextest run grafana"
+        );
     }
-    assert_eq!(
-        std::fs::read_to_string(&path).unwrap(),
-        grafana_board(),
-        "run NAQ_TEST_UPDATE=1 cargo nextest run grafana"
-    );
 }
 
 #[test]
-fn promtool_parses_each_expression_of_the_grafana_dashboard() {
+fn promtool_parses_each_expression_of_the_grafana_dashboards() {
     let Some(promtool) = find_program("promtool", "the Grafana dashboard is not checked") else {
         return;
     };
-    let expressions = grafana_expressions();
+    let expressions: Vec<String> = BOARDS.iter().flat_map(grafana_expressions).collect();
     assert!(expressions.len() > 40);
     let rules: Vec<String> = expressions
         .iter()

@@ -13,6 +13,27 @@ use crate::harness::proxy::{Link, Proxy};
 use naq_protocol::{Reason, State};
 
 #[test]
+fn jobs_that_a_job_enqueues_through_its_worker_are_counted() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["mail"])
+        .arg("--grant=enqueue:*")
+        .arg("--metrics-listen=127.0.0.1:0")
+        .spawn();
+    let address = address_in(&worker.log());
+    let program = crate::harness::nats::naq();
+    let script = format!(
+        "{0} enqueue -q other -- true; {0} enqueue -q other -- true; {0} enqueue -q other --dry-run -- true",
+        program.display()
+    );
+    let parent = naq.enqueue(&["--queue", "mail", "--", "sh", "-c", &script]);
+    assert_eq!(naq.wait_ended(&parent).state(), State::Succeeded);
+    Scrape::of(&address).expect(&[("naq_enqueued_total{queue=\"other\",via=\"child\"}", 2.0)]);
+    worker.stop();
+}
+
+#[test]
 fn the_metrics_of_a_worker_count_exactly_what_its_jobs_did() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

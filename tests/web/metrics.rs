@@ -49,6 +49,17 @@ fn the_metrics_of_a_dashboard_show_the_queues_the_workers_and_its_requests() {
         .anonymous("GET", "/api/queues")
         .header("Authorization", "Bearer wrong");
     wrong.send().expect(401);
+    let put = |body: &str| {
+        let request = dashboard.request("PUT", "/api/queues/counted/jobs/chosen");
+        request.json(body).send()
+    };
+    put(r#"{"command":"true"}"#).expect(201);
+    // the same again, and what is refused, enqueue nothing
+    put(r#"{"command":"true"}"#).expect(200);
+    put(r#"{"command":"false"}"#).expect(409);
+    let flow = r#"{"jobs":{"a":{"command":"true"},"b":{"command":"true"}}}"#;
+    let flow_request = dashboard.request("POST", "/api/flows?name=night&queue=counted");
+    flow_request.json(flow).send().expect(201);
     let scrape = Scrape::of(address);
     scrape.expect(&[
         ("naq_queue_jobs{queue=\"mail\",state=\"running\"}", 1.0),
@@ -86,6 +97,7 @@ fn the_metrics_of_a_dashboard_show_the_queues_the_workers_and_its_requests() {
         ),
         ("naq_auth_failures_total", 1.0),
         ("naq_live_clients", 0.0),
+        ("naq_enqueued_total{queue=\"counted\",via=\"api\"}", 3.0),
     ]);
     assert!(
         scrape.value("naq_queue_oldest_seconds{queue=\"orphan\"}") > 0.0,
@@ -96,6 +108,10 @@ fn the_metrics_of_a_dashboard_show_the_queues_the_workers_and_its_requests() {
         "{scrape:?}"
     );
     assert!(scrape.value("naq_storage_bytes") > 100.0, "{scrape:?}");
+    for op in ["publish", "read", "manage"] {
+        let answers = format!("naq_nats_request_seconds_count{{op=\"{op}\"}}");
+        assert!(scrape.value(&answers) >= 1.0, "{op}: {scrape:?}");
+    }
     for secret in ["secret-argument", running.as_str(), failed.as_str()] {
         assert!(!scrape.text.contains(secret), "{secret} in {}", scrape.text);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use naq_core::ClockSkew;
 use naq_jetstream::{
     Broker, CheckedLayout, CheckedOperation, ConnectOptions, ConnectionState, DeadLetter,
-    QueueInfo, Role, StorageUsage,
+    QueueInfo, RequestObserver, Role, StorageUsage,
 };
 use naq_protocol::{JobId, LeaderInfo, QueueName, Record, SchedulerInfo, Timestamp, WorkerInfo};
 
@@ -117,6 +117,13 @@ impl Client {
     #[must_use]
     pub fn connection_state(&self) -> ConnectionState {
         self.broker.connection().state()
+    }
+
+    /// Calls `observer` with each request that NATS answers from now on, and the time until its answer. Not a stable
+    /// interface.
+    #[doc(hidden)]
+    pub fn observe_requests(&self, observer: RequestObserver) {
+        self.broker.observe_requests(observer);
     }
 
     /// Returns the server's version and address, for people.

@@ -145,8 +145,8 @@ pub use naq_jetstream::{
 };
 #[doc(hidden)]
 pub use naq_jetstream::{
-    DENIALS_LOG_TARGET, FileContent, SMALL_FILE_BYTES_MAX, accounts, read_file, read_text_file,
-    socket_users, text_of_file,
+    DENIALS_LOG_TARGET, FileContent, RequestKind, RequestObserver, SMALL_FILE_BYTES_MAX, accounts,
+    read_file, read_text_file, socket_users, text_of_file,
 };
 pub use naq_protocol::{
     Argument, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, CapturedOutput,

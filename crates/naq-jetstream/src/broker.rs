@@ -8,6 +8,7 @@ use crate::connection::state::ConnectionWatch;
 use crate::error::BrokerError;
 use crate::layout::memory::LayoutMemory;
 use crate::names::Names;
+use crate::request_timings::{RequestObserver, RequestTimings};
 
 /// A connection to NATS with naq's layout on it. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct Broker {
     pub(crate) link: ConnectionWatch,
     /// The streams as this process has seen them.
     pub(crate) layout: Arc<LayoutMemory>,
+    /// Who learns how long the server takes to answer.
+    pub(crate) timings: RequestTimings,
     /// The options to open further connections with.
     pub(crate) options: Arc<ConnectOptions>,
 }
@@ -37,6 +40,11 @@ impl Broker {
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Calls `observer` with each request that the server answers from now on.
+    pub fn observe_requests(&self, observer: RequestObserver) {
+        self.timings.add(observer);
     }
 
     /// The state of the connection.

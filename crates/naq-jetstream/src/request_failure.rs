@@ -4,6 +4,7 @@
 //! answer in time, no responder, and an error of the API.
 
 use std::error::Error;
+use std::time::Instant;
 
 use async_nats::jetstream::consumer::StreamErrorKind;
 use async_nats::jetstream::consumer::pull::ConsumerRecreateErrorKind;
@@ -17,6 +18,7 @@ use async_nats::jetstream::stream::{
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, NoJetStream};
+use crate::request_timings::RequestKind;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -154,9 +156,13 @@ impl Broker {
     ) -> Result<T, BrokerError> {
         // before the request is sent, which happens when it is first polled
         let mut denials = self.link.denials();
+        let sent_at = Instant::now();
         tokio::select! {
             biased;
-            answer = request.into_future() => Ok(answer),
+            answer = request.into_future() => {
+                self.timings.report(RequestKind::of(about), sent_at.elapsed());
+                Ok(answer)
+            }
             denial = denials.request_denied(about) => {
                 Err(BrokerError::PermissionDenied { doing, denial })
             }

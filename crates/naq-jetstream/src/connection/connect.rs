@@ -20,6 +20,7 @@ use crate::broker::{Broker, REQUEST_TIMEOUT};
 use crate::error::{BrokerError, Cause};
 use crate::file_read::text_of_file;
 use crate::names::Names;
+use crate::request_timings::RequestTimings;
 use naq_core::ExponentialBackoff;
 
 impl Broker {
@@ -70,6 +71,7 @@ impl Broker {
             .api_prefix(api_prefix.clone())
             .build(client.clone());
         Ok(Broker {
+            timings: RequestTimings::default(),
             client,
             jetstream,
             names: Arc::new(names),

@@ -1,6 +1,6 @@
 //! Publishes that the server acknowledges, one by one or many in flight.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::{HeaderMap, Subject};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::broker::Broker;
 use crate::connection::denial::DenialWatch;
 use crate::error::BrokerError;
+use crate::request_timings::{RequestKind, RequestTimings};
 
 /// A publish that has been sent and not yet acknowledged. Dropping it does not undo it.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct PendingWrite {
     ack: PublishAckFuture,
     subject: Subject,
     denials: DenialWatch,
+    timings: RequestTimings,
+    sent_at: Instant,
 }
 
 /// The server's acknowledgement of a stored message.
@@ -33,7 +36,10 @@ impl PendingWrite {
     pub(crate) async fn confirmed(mut self) -> Result<PublishAck, BrokerError> {
         let ack = tokio::select! {
             biased;
-            ack = self.ack => ack.map_err(from_publish)?,
+            ack = self.ack => {
+                self.timings.report(RequestKind::Publish, self.sent_at.elapsed());
+                ack.map_err(from_publish)?
+            }
             denial = self.denials.request_denied(&self.subject) => {
                 return Err(BrokerError::PermissionDenied { doing: DOING, denial });
             }
@@ -57,6 +63,7 @@ impl Broker {
         let subject = Subject::from(subject);
         // before the message is sent
         let denials = self.link.denials();
+        let sent_at = Instant::now();
         let sent = self
             .jetstream
             .publish_with_headers(subject.clone(), headers, payload)
@@ -66,6 +73,8 @@ impl Broker {
                 ack,
                 subject,
                 denials,
+                timings: self.timings.clone(),
+                sent_at,
             }),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(BrokerError::TooLarge {

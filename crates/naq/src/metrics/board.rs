@@ -1,389 +1,26 @@
-//! The Grafana dashboard `docs/grafana/naq-overview.json`, generated from the table.
+//! The dashboards for Grafana in `docs/grafana`, generated from their panels and the table of metrics.
 
 use serde_json::{Value, json};
 
-use super::table::{self, MetricInfo, MetricKind, Scope};
-
-/// Columns of Grafana's grid.
-const COLUMNS: u32 = 24;
+use super::board_panels::{Board, COLUMNS, Panel, QUEUE_BOARD, View};
+use super::table::{MetricInfo, MetricKind, Scope};
 
 /// Height of a panel in rows of the grid.
 const PANEL_HEIGHT: u32 = 7;
 
-/// Metrics without a panel: they are labels of others, or limits that a panel of their own would not explain.
-#[cfg(test)]
-const WITHOUT_PANEL: &[&str] = &[
-    "naq_build_info",
-    "naq_schedule_period_seconds",
-    "process_max_fds",
-    "process_start_time_seconds",
-];
-
-/// How a panel shows its metrics.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum View {
-    /// One number, in the colour of the state if it is not the expected one.
-    Number,
-    /// Lines over time.
-    Lines,
-    /// Stacked areas over time.
-    Areas,
-    /// The distribution of a histogram over time.
-    Heatmap,
-}
-
-impl View {
-    fn name(self) -> &'static str {
-        match self {
-            View::Number => "stat",
-            View::Lines | View::Areas => "timeseries",
-            View::Heatmap => "heatmap",
-        }
-    }
-}
-
-struct Panel {
-    title: &'static str,
-    view: View,
-    /// Columns of the grid.
-    width: u32,
-    metrics: &'static [&'static MetricInfo],
-    /// The labels by which it splits. Others are summed up.
-    by: &'static [&'static str],
-}
-
-const fn panel(
-    title: &'static str,
-    view: View,
-    width: u32,
-    metrics: &'static [&'static MetricInfo],
-    by: &'static [&'static str],
-) -> Panel {
-    Panel {
-        title,
-        view,
-        width,
-        metrics,
-        by,
-    }
-}
-
-/// The panels in their rows.
-const ROWS: &[(&str, &[Panel])] = &[
-    (
-        "Now",
-        &[
-            panel("Jobs", View::Number, 6, &[table::QUEUE_JOBS.0], &["state"]),
-            panel("Workers", View::Number, 6, &[table::WORKERS.0], &["state"]),
-            panel(
-                "Oldest queued job",
-                View::Number,
-                4,
-                &[table::QUEUE_OLDEST.0],
-                &[],
-            ),
-            panel(
-                "Dead letters",
-                View::Number,
-                4,
-                &[table::FAILED_KEPT.0],
-                &[],
-            ),
-            panel(
-                "Leading schedulers",
-                View::Number,
-                4,
-                &[table::SCHEDULER_LEADER.0],
-                &[],
-            ),
-        ],
-    ),
-    (
-        "Queues",
-        &[
-            panel(
-                "Jobs by queue",
-                View::Areas,
-                12,
-                &[table::QUEUE_JOBS.0],
-                &["queue", "state"],
-            ),
-            panel(
-                "Age of the oldest queued job",
-                View::Lines,
-                12,
-                &[table::QUEUE_OLDEST.0],
-                &["queue"],
-            ),
-            panel(
-                "Slots, and limit of running jobs",
-                View::Lines,
-                8,
-                &[table::QUEUE_SLOTS.0, table::QUEUE_MAX_RUNNING.0],
-                &["queue"],
-            ),
-            panel(
-                "Paused",
-                View::Lines,
-                8,
-                &[table::QUEUE_PAUSED.0],
-                &["queue"],
-            ),
-            panel(
-                "Stored messages",
-                View::Lines,
-                8,
-                &[table::QUEUE_SIZE.0],
-                &["queue"],
-            ),
-        ],
-    ),
-    (
-        "Waiting and running",
-        &[
-            panel(
-                "Wait until claimed",
-                View::Heatmap,
-                12,
-                &[table::JOB_WAIT.0],
-                &[],
-            ),
-            panel("Run time", View::Heatmap, 12, &[table::JOB_RUN.0], &[]),
-            panel(
-                "Attempts started",
-                View::Areas,
-                12,
-                &[table::ATTEMPTS_STARTED.0],
-                &["queue"],
-            ),
-            panel(
-                "Attempts by outcome",
-                View::Areas,
-                12,
-                &[table::ATTEMPTS.0],
-                &["outcome"],
-            ),
-        ],
-    ),
-    (
-        "Failures",
-        &[
-            panel(
-                "Ended jobs by state and reason",
-                View::Areas,
-                12,
-                &[table::JOBS_ENDED.0],
-                &["state", "reason"],
-            ),
-            panel(
-                "Processes that could not be started",
-                View::Lines,
-                12,
-                &[table::SPAWN_FAILURES.0],
-                &["error"],
-            ),
-            panel(
-                "Lost leases, redeliveries, write conflicts",
-                View::Lines,
-                12,
-                &[
-                    table::LEASES_LOST.0,
-                    table::REDELIVERIES.0,
-                    table::WRITE_CONFLICTS.0,
-                ],
-                &[],
-            ),
-            panel(
-                "Leaked processes, spawner restarts",
-                View::Lines,
-                12,
-                &[table::JOBS_LEAKED.0, table::SPAWNER_RESTARTS.0],
-                &[],
-            ),
-        ],
-    ),
-    (
-        "Resources of jobs",
-        &[
-            panel(
-                "CPU in use by jobs",
-                View::Areas,
-                12,
-                &[table::JOB_CPU.0],
-                &["queue", "mode"],
-            ),
-            panel(
-                "Peak memory of attempts",
-                View::Heatmap,
-                12,
-                &[table::JOB_MEMORY.0],
-                &[],
-            ),
-            panel(
-                "Output",
-                View::Lines,
-                12,
-                &[table::OUTPUT_BYTES.0],
-                &["queue", "stream"],
-            ),
-            panel(
-                "Truncated output",
-                View::Lines,
-                12,
-                &[table::OUTPUT_TRUNCATED.0],
-                &["queue", "stream"],
-            ),
-        ],
-    ),
-    (
-        "Workers",
-        &[
-            panel(
-                "Slots, and slots in use",
-                View::Lines,
-                12,
-                &[table::WORKER_SLOTS.0, table::WORKER_SLOTS_BUSY.0],
-                &[],
-            ),
-            panel(
-                "Draining workers",
-                View::Lines,
-                12,
-                &[table::WORKER_DRAINING.0],
-                &[],
-            ),
-        ],
-    ),
-    (
-        "Schedules",
-        &[
-            panel(
-                "Since the last success",
-                View::Lines,
-                12,
-                &[table::SCHEDULE_LAST_SUCCESS.0],
-                &["schedule"],
-            ),
-            panel(
-                "Lateness of ticks",
-                View::Heatmap,
-                12,
-                &[table::SCHEDULE_LATENESS.0],
-                &[],
-            ),
-            panel(
-                "Ticks by result",
-                View::Areas,
-                6,
-                &[table::SCHEDULE_TICKS.0],
-                &["result"],
-            ),
-            panel(
-                "Jobs enqueued",
-                View::Lines,
-                6,
-                &[table::ENQUEUED.0],
-                &["queue", "via"],
-            ),
-            panel(
-                "Schedules",
-                View::Lines,
-                6,
-                &[table::SCHEDULES.0],
-                &["status"],
-            ),
-            panel(
-                "Repairs after crashes",
-                View::Lines,
-                6,
-                &[table::RECONCILES.0],
-                &["what"],
-            ),
-        ],
-    ),
-    (
-        "NATS and naq",
-        &[
-            panel(
-                "Connected to NATS",
-                View::Lines,
-                8,
-                &[table::NATS_UP.0, table::NATS_RECONNECTS.0],
-                &[],
-            ),
-            panel(
-                "Storage, and its limit",
-                View::Lines,
-                8,
-                &[table::STORAGE.0, table::STORAGE_LIMIT.0],
-                &[],
-            ),
-            panel(
-                "CPU in use by naq",
-                View::Lines,
-                8,
-                &[table::PROCESS_CPU.0],
-                &[],
-            ),
-            panel(
-                "Memory of naq",
-                View::Lines,
-                8,
-                &[table::PROCESS_RESIDENT_MEMORY.0],
-                &[],
-            ),
-            panel(
-                "Open files of naq",
-                View::Lines,
-                8,
-                &[table::PROCESS_OPEN_FDS.0],
-                &[],
-            ),
-            panel(
-                "Live clients of the dashboard",
-                View::Lines,
-                8,
-                &[table::LIVE_CLIENTS.0],
-                &[],
-            ),
-            panel(
-                "HTTP requests",
-                View::Areas,
-                8,
-                &[table::HTTP_REQUESTS.0],
-                &["code"],
-            ),
-            panel(
-                "HTTP answers",
-                View::Heatmap,
-                8,
-                &[table::HTTP_SECONDS.0],
-                &[],
-            ),
-            panel(
-                "Failed logins",
-                View::Lines,
-                8,
-                &[table::AUTH_FAILURES.0],
-                &[],
-            ),
-        ],
-    ),
-];
-
-/// The dashboard as JSON, to be imported into Grafana. A test compares it with the file.
+/// A dashboard as JSON, to be imported into Grafana. A test compares it with the file.
 #[must_use]
-pub fn grafana_board() -> String {
-    let board = json!({
+pub fn grafana_board(board: &Board) -> String {
+    let json = json!({
         "__inputs": [],
         "__requires": [
             {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "10.0.0"},
             {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
         ],
         "id": null,
-        "uid": "naq-overview",
-        "title": "naq",
-        "description": "Queues, jobs, workers and schedules of naq",
+        "uid": board.uid,
+        "title": board.title,
+        "description": board.description,
         "tags": ["naq"],
         "schemaVersion": 39,
         "version": 1,
@@ -399,23 +36,23 @@ pub fn grafana_board() -> String {
             "url": "${naq_url}",
             "targetBlank": true,
         }],
-        "templating": {"list": variables()},
-        "panels": panels(),
+        "templating": {"list": variables(board)},
+        "panels": panels(board),
     });
-    format!("{board:#}\n")
+    format!("{json:#}\n")
 }
 
-/// The PromQL expressions of the dashboard.
+/// The PromQL expressions of a dashboard.
 #[must_use]
-pub fn grafana_expressions() -> Vec<String> {
-    let panels = ROWS.iter().flat_map(|(_, panels)| panels.iter());
-    panels
+pub fn grafana_expressions(board: &Board) -> Vec<String> {
+    board
+        .panels()
         .flat_map(|panel| panel.metrics.iter().map(|metric| expression(metric, panel)))
         .collect()
 }
 
-fn variables() -> Value {
-    let query = |name: &str, label: &str, query: &str| {
+fn variables(board: &Board) -> Value {
+    let query = |name: &str, label: &str, query: &str, is_single: bool| {
         json!({
             "name": name,
             "label": label,
@@ -424,16 +61,24 @@ fn variables() -> Value {
             "query": {"query": query, "refId": name},
             "refresh": 2,
             "sort": 1,
-            "multi": true,
-            "includeAll": true,
+            "multi": !is_single,
+            "includeAll": !is_single,
             "allValue": ".*",
-            "current": {"text": "All", "value": "$__all"},
+            "current": match is_single {
+                true => json!({}),
+                false => json!({"text": "All", "value": "$__all"}),
+            },
         })
     };
     json!([
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
-        query("job", "Scrape job", "label_values(naq_build_info, job)"),
-        query("queue", "Queue", "label_values(naq_queue_jobs, queue)"),
+        query("job", "Scrape job", "label_values(naq_build_info, job)", false),
+        query(
+            "queue",
+            "Queue",
+            "label_values(naq_queue_jobs, queue)",
+            board.is_of_queue,
+        ),
         {
             "name": "naq_url",
             "label": "Address of naq",
@@ -448,10 +93,10 @@ fn datasource() -> Value {
     json!({"type": "prometheus", "uid": "${datasource}"})
 }
 
-fn panels() -> Vec<Value> {
+fn panels(board: &Board) -> Vec<Value> {
     let mut panels = Vec::new();
     let (mut x, mut y) = (0, 0);
-    for (title, row) in ROWS {
+    for (title, row) in board.rows {
         if x > 0 {
             y += PANEL_HEIGHT;
         }
@@ -529,11 +174,32 @@ fn panel_json(panel: &Panel, id: usize, place: &Value) -> Value {
             View::Lines | View::Areas => json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}}),
         },
     });
-    if panel.by.contains(&"reason") {
-        let link = json!([{"title": "Failed jobs by cause", "url": "${naq_url}/failed", "targetBlank": true}]);
-        shown["fieldConfig"]["defaults"]["links"] = link;
+    let links = links(panel);
+    if !links.is_empty() {
+        shown["fieldConfig"]["defaults"]["links"] = links.into();
     }
     shown
+}
+
+/// Where a click on a value of a panel leads.
+fn links(panel: &Panel) -> Vec<Value> {
+    let mut links = Vec::new();
+    if panel.by.contains(&"queue") {
+        const QUEUE: &str = "${__field.labels.queue}";
+        links.push(json!({
+            "title": format!("Dashboard of the queue {QUEUE}"),
+            "url": format!("/d/{QUEUE_BOARD}?var-queue={QUEUE}&var-datasource=${{datasource}}&${{__url_time_range}}"),
+        }));
+        links.push(json!({
+            "title": format!("Jobs of the queue {QUEUE}"),
+            "url": format!("${{naq_url}}/jobs?q=queue:{QUEUE}"),
+            "targetBlank": true,
+        }));
+    }
+    if panel.by.contains(&"reason") {
+        links.push(json!({"title": "Failed jobs by cause", "url": "${naq_url}/failed", "targetBlank": true}));
+    }
+    links
 }
 
 /// The unit of what [`expression`] returns, as Grafana names it.
@@ -622,39 +288,9 @@ fn legend(metric: &MetricInfo, panel: &Panel) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::board_panels::panel;
+    use super::super::table;
     use super::*;
-
-    #[test]
-    fn each_metric_has_a_panel_or_a_reason_for_none() {
-        let shown: Vec<&str> = ROWS
-            .iter()
-            .flat_map(|(_, panels)| panels.iter())
-            .flat_map(|panel| panel.metrics.iter().map(|metric| metric.name))
-            .collect();
-        for metric in table::ALL {
-            let is_left_out = WITHOUT_PANEL.contains(&metric.name);
-            assert_ne!(shown.contains(&metric.name), is_left_out, "{}", metric.name);
-        }
-    }
-
-    #[test]
-    fn panels_split_by_labels_of_their_metrics_and_fit_the_grid() {
-        for panel in ROWS.iter().flat_map(|(_, panels)| panels.iter()) {
-            assert!(panel.width <= COLUMNS, "{}", panel.title);
-            for label in panel.by {
-                let has = |metric: &&MetricInfo| metric.labels.contains(label);
-                assert!(panel.metrics.iter().any(has), "{}: {label}", panel.title);
-            }
-            let is_histogram =
-                |metric: &&MetricInfo| matches!(metric.kind, MetricKind::Histogram(_));
-            assert_eq!(
-                panel.view == View::Heatmap,
-                panel.metrics.iter().any(is_histogram),
-                "{}",
-                panel.title
-            );
-        }
-    }
 
     #[test]
     fn the_kind_and_the_scope_of_a_metric_decide_how_it_is_added_up() {

@@ -11,7 +11,7 @@ use super::handles::{Counter, Gauge, Histogram, SecondsCounter};
 use super::labels::{LabelValue, Labels};
 use super::process::{self, ProcessFigures};
 use super::table::{self, MetricInfo, MetricKind, Role};
-use naq_client::ConnectionState;
+use naq_client::{Client, ConnectionState, RequestKind};
 
 /// Creates histograms with the bounds of a row.
 #[derive(Clone)]
@@ -224,6 +224,17 @@ impl Metrics {
             up: self.gauge(table::NATS_UP, []),
             reconnects: self.counter(table::NATS_RECONNECTS, []),
         }
+    }
+
+    /// Counts how long NATS takes to answer the requests of a client, from now on.
+    pub(crate) fn observe_requests(&self, client: &Client) {
+        let histograms =
+            RequestKind::ALL.map(|kind| self.histogram(table::NATS_SECONDS, [kind.name().into()]));
+        client.observe_requests(Arc::new(move |kind, took| {
+            if let Some(histogram) = histograms.get(kind as usize) {
+                histogram.observe(took.as_secs_f64());
+            }
+        }));
     }
 
     /// Calls `hook` before each scrape, to set what is read only then.

@@ -120,6 +120,11 @@ const LATENESS_S: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 /// Bounds of the time that an answer takes, in seconds.
 const ANSWER_S: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
+/// Bounds of the time that NATS takes to answer, in seconds.
+const NATS_S: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+];
+
 /// Bounds of memory, in bytes: 4 MiB to 16 GiB.
 const MEMORY_BYTES: &[f64] = &[
     4_194_304.0,
@@ -244,11 +249,13 @@ table! {
         "Time from when a tick was due until the server had its job";
     RECONCILES: CounterRow(MetricKind::Counter) "naq_reconciles_total" ["what"] Process SCHEDULER
         "Repairs by the leader after crashes, by kind";
-    ENQUEUED: CounterRow(MetricKind::Counter) "naq_enqueued_total" ["queue", "via"] Process SCHEDULER
-        "Jobs that the `scheduler` enqueued";
+    ENQUEUED: CounterRow(MetricKind::Counter) "naq_enqueued_total" ["queue", "via"] Process EVERY
+        "Jobs that this process enqueued: by a schedule (`scheduler`), by a request to the dashboard (`api`), or for a job through the worker's socket (`child`); those of other clients and reruns do not count";
 
     NATS_UP: GaugeRow(MetricKind::Gauge) "naq_nats_up" [] Process EVERY
         "Whether the connection to NATS is open: 1 or 0";
+    NATS_SECONDS: HistogramRow(MetricKind::Histogram(NATS_S)) "naq_nats_request_seconds" ["op"] Process EVERY
+        "Time until NATS answers a request: to store a message (`publish`), to `read` one, or to `manage` a stream or a consumer";
     NATS_RECONNECTS: CounterRow(MetricKind::Counter) "naq_nats_reconnects_total" [] Process EVERY
         "Connections to NATS after the first one";
 
@@ -315,7 +322,7 @@ mod tests {
     fn labels_have_few_values_and_identify_no_job() {
         let known = [
             "version", "role", "queue", "schedule", "state", "outcome", "reason", "mode", "stream",
-            "error", "status", "result", "what", "via", "route", "method", "code",
+            "error", "status", "result", "what", "via", "op", "route", "method", "code",
         ];
         for row in ALL {
             for label in row.labels {

@@ -1,10 +1,10 @@
 //! Metrics of a scheduler.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reconcile::ReconcileSummary;
-use crate::metrics::{self as table, Counter, Gauge, Histogram, LabelValues, Metrics};
+use crate::metrics::{self as table, Counter, EnqueuedJobs, Gauge, Histogram, Metrics};
 use naq_protocol::{QueueName, ScheduleStatus};
 
 /// The statuses of schedules that are counted.
@@ -16,9 +16,7 @@ const STATUSES: [ScheduleStatus; 3] = [
 
 /// The handles of a scheduler.
 pub(super) struct SchedulerMetrics {
-    metrics: Arc<Metrics>,
-    /// Queues that jobs of schedules were enqueued to.
-    queues: Mutex<LabelValues>,
+    jobs: EnqueuedJobs,
     leader: Gauge,
     /// In the order of [`STATUSES`].
     schedules: [Gauge; 3],
@@ -38,7 +36,7 @@ impl SchedulerMetrics {
         // so that each counter begins at 0
         ReconcileSummary::default().count_into(metrics);
         SchedulerMetrics {
-            queues: Mutex::default(),
+            jobs: EnqueuedJobs::new(metrics, "scheduler"),
             leader: metrics.gauge(table::SCHEDULER_LEADER, []),
             schedules: STATUSES
                 .map(|status| metrics.gauge(table::SCHEDULES, [status.as_static().into()])),
@@ -47,7 +45,6 @@ impl SchedulerMetrics {
             missed: ticks("missed"),
             failed: ticks("failed"),
             lateness: metrics.histogram(table::SCHEDULE_LATENESS, []),
-            metrics: Arc::clone(metrics),
         }
     }
 
@@ -78,9 +75,7 @@ impl SchedulerMetrics {
     pub(super) fn on_enqueued(&self, queue: &QueueName, late: Duration) {
         self.enqueued.inc();
         self.lateness.observe(late.as_secs_f64());
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let labels = [queues.of(queue.as_str()), "scheduler".into()];
-        self.metrics.counter(table::ENQUEUED, labels).inc();
+        self.jobs.add(queue, 1);
     }
 }
 

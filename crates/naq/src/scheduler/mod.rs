@@ -62,6 +62,7 @@ pub async fn run_scheduler(
         since: clock::now(),
     };
     let (process, status) = (JobId::generate(), SchedulerStatus::new(&options.metrics));
+    options.metrics.observe_requests(&client);
     let shown = options.metrics.connection();
     let broker = client.broker().clone();
     let ended = tokio::select! {

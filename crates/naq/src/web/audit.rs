@@ -125,6 +125,11 @@ impl Drop for PendingEntry {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some((count, error)) = outcome(state.answer, state.counted) {
+            if state.change.action == AuditAction::JobEnqueue
+                && let Some(queue) = &state.change.queue
+            {
+                self.web.metrics.enqueued.add(queue, count);
+            }
             let change = AuditChange {
                 count,
                 error,

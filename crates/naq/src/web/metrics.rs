@@ -11,7 +11,8 @@ use tokio::sync::Mutex;
 
 use super::live::Live;
 use crate::metrics::{
-    self as table, ConnectionMetrics, Counter, Format, Gauge, LabelValue, Metrics, OTHER, Role,
+    self as table, ConnectionMetrics, Counter, EnqueuedJobs, Format, Gauge, LabelValue, Metrics,
+    OTHER, Role,
 };
 use cluster::Cluster;
 use naq_client::Client;
@@ -24,6 +25,8 @@ pub(super) struct WebMetrics {
     metrics: Arc<Metrics>,
     connection: ConnectionMetrics,
     live_clients: Gauge,
+    /// Jobs that requests have enqueued.
+    pub(super) enqueued: EnqueuedJobs,
     /// Requests with an unknown token, and failed logins.
     pub(super) auth_failures: Counter,
     /// Whether everyone who can reach the address may read the metrics.
@@ -34,10 +37,12 @@ pub(super) struct WebMetrics {
 
 impl WebMetrics {
     /// `is_open` permits everyone who can reach the address to read the metrics.
-    pub(super) fn new(is_open: bool) -> WebMetrics {
+    pub(super) fn new(client: &Client, is_open: bool) -> WebMetrics {
         let metrics = Arc::new(Metrics::new(&[Role::Dashboard]));
+        metrics.observe_requests(client);
         WebMetrics {
             connection: metrics.connection(),
+            enqueued: EnqueuedJobs::new(&metrics, "api"),
             live_clients: metrics.gauge(table::LIVE_CLIENTS, []),
             auth_failures: metrics.counter(table::AUTH_FAILURES, []),
             metrics,

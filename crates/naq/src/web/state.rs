@@ -76,7 +76,7 @@ impl Web {
             actions: BulkActions::new(client.clone(), groups, stop.clone()),
             outputs: Outputs::default(),
             audit: AuditLog::new(client.clone()),
-            metrics: WebMetrics::new(are_metrics_open(listen, &config)),
+            metrics: WebMetrics::new(&client, are_metrics_open(listen, &config)),
             client,
             host_names: host_names(listen, &config.host_names),
             cookie_name: format!("naq_session_{}", listen.port()),

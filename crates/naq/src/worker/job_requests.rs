@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::grants::{Grants, Right};
 use crate::clock::now;
+use crate::metrics::EnqueuedJobs;
 use naq_client::{Client, ClientError, ErrorKind, OutputStream};
 use naq_core::{StartDelay, delay_for, delay_until};
 use naq_protocol::{
@@ -28,6 +29,7 @@ const OUTPUTS_MAX: usize = 2;
 pub(super) struct JobRequests {
     client: Client,
     grants: Grants,
+    enqueued: EnqueuedJobs,
     outputs: Arc<Semaphore>,
 }
 
@@ -50,10 +52,11 @@ impl From<JobReply> for Reply {
 }
 
 impl JobRequests {
-    pub(super) fn new(client: Client, grants: Grants) -> JobRequests {
+    pub(super) fn new(client: Client, grants: Grants, enqueued: EnqueuedJobs) -> JobRequests {
         JobRequests {
             client,
             grants,
+            enqueued,
             outputs: Arc::new(Semaphore::new(OUTPUTS_MAX)),
         }
     }
@@ -98,6 +101,7 @@ impl JobRequests {
             }
         };
         let job_id = enqueueing.await.map_err(refused)?;
+        self.enqueued.add(queue.name(), 1);
         tracing::debug!(%job_id, %parent, queue = %queue.name(), "enqueued for a job");
         Ok(JobReply::enqueued(job_id))
     }

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::grants::Grants;
 use super::job_requests::{JobRequests, Reply, usage};
+use crate::metrics::EnqueuedJobs;
 use naq_client::Client;
 use naq_protocol::{JobId, JobReply, JobReplyError, JobRequest};
 
@@ -90,6 +91,7 @@ impl JobSocket {
     pub(super) fn listen(
         client: Client,
         grants: Grants,
+        enqueued: EnqueuedJobs,
         owner: Option<(u32, u32)>,
         slots: usize,
         temporary: &Path,
@@ -100,7 +102,7 @@ impl JobSocket {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
         let shared = Arc::new(Shared {
-            requests: JobRequests::new(client, grants),
+            requests: JobRequests::new(client, grants, enqueued),
             user: owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |(user, _)| user),
             jobs: Mutex::default(),
         });

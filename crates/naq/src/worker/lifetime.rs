@@ -17,6 +17,7 @@ use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::report::Report;
 use super::{label_routes, prepare, server_down};
 use crate::clock::ClockWatch;
+use crate::metrics::EnqueuedJobs;
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
 use naq_jetstream::Broker;
@@ -63,6 +64,7 @@ pub async fn run_worker(
         options.concurrency,
         &runner,
     );
+    options.metrics.observe_requests(&client);
     let shown = options.metrics.connection();
     let connection = broker.connection().clone();
     let connection = AbortOnDropHandle::new(tokio::spawn(
@@ -111,10 +113,11 @@ fn listen_to_jobs(
         return Ok(None);
     }
     let grants = options.grants.clone();
+    let enqueued = EnqueuedJobs::new(&options.metrics, "child");
     let (owner, slots) = (options.job_user, options.concurrency);
     let temporary = runner.shared_folder().map(Path::to_path_buf);
     let temporary = temporary.unwrap_or_else(std::env::temp_dir);
-    JobSocket::listen(client.clone(), grants, owner, slots, &temporary)
+    JobSocket::listen(client.clone(), grants, enqueued, owner, slots, &temporary)
         .map(Some)
         .map_err(WorkerError::JobSocket)
 }

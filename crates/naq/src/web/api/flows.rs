@@ -190,6 +190,11 @@ async fn enqueue(
             let members = web.client.enqueue_flow(&flow, &name, &queue).await?;
             tally.set_filter(format!("flow {name}"));
             tally.add(members.len() as u64);
+            for member in &members {
+                web.metrics
+                    .enqueued
+                    .add(member.queue.as_ref().unwrap_or(&queue), 1);
+            }
             (StatusCode::CREATED, members)
         }
     };

@@ -139,8 +139,10 @@ pub(in crate::web) async fn submit(
         if form.action == "enqueue" {
             status = StatusCode::UNPROCESSABLE_ENTITY;
             if let Some(job) = job {
+                let queue = job.queue.name().clone();
                 match enqueue(&form, job).await {
                     Ok(job) => {
+                        web.metrics.enqueued.add(&queue, 1);
                         tally.set_name(&job);
                         let place = format!("{}/jobs/{job}", web.base_path());
                         return Ok(Redirect::to(&place).into_response());
