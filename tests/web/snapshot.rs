@@ -44,6 +44,8 @@ printf '\\033[31mred\\033[0m \\342\\200\\256 bidi \\033]8;;javascript:alert(2)\\
         "build",
         "--id",
         "hostile",
+        "--output",
+        "1M",
         "-e",
         "LEVEL=hunter2-hunter2",
         "--secret",

@@ -176,13 +176,14 @@ async function takeAll(login) {
       await page.setViewportSize({ width, height });
       for (const [name, path] of pages()) {
         await page.goto(new URL(path, root).href);
-        await pause(name === "overview" || name === "job-running" ? 1500 : 300);
+        await page.waitForFunction(() => !document.querySelector("[data-live]") || document.querySelector('[data-state="live"]'));
+        await pause(name === "job-running" ? 1500 : 300);
         await take(`${name}-${colorScheme}-${width}`);
       }
       await page.goto(new URL("jobs", root).href);
       await page.keyboard.press("Control+k");
       await page.keyboard.type("shop");
-      await pause(600);
+      await page.getByRole("option", { name: /deploy-shop/ }).first().waitFor();
       await take(`palette-${colorScheme}-${width}`);
     }
   }
