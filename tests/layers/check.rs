@@ -10,7 +10,7 @@ pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["worker", "scheduler", "web", "local_server"],
-    &["metrics", "clock", "text", "watchdog"],
+    &["metrics", "clock", "text", "traces", "watchdog"],
 ];
 
 /// What only some places may name: the tokens, the crates or rooms, and why.
@@ -46,7 +46,16 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
         &["metrics"],
         "only metrics knows the formats of monitors",
     ),
-    (&["ureq"], &["cli"], "only cli speaks HTTP, for webhooks"),
+    (
+        &["ureq"],
+        &["cli"],
+        "only cli sends HTTP, for webhooks and traces",
+    ),
+    (
+        &["opentelemetry_sdk"],
+        &["traces"],
+        "only traces knows OpenTelemetry",
+    ),
     (
         &["rcgen"],
         &["local_server"],

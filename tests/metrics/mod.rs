@@ -10,7 +10,7 @@ pub(crate) mod scrape;
 mod worker;
 
 /// The address of the log line of a process that serves metrics.
-fn address_in(log: &str) -> String {
+pub(crate) fn address_in(log: &str) -> String {
     let (_, rest) = log.split_once("serving metrics").unwrap();
     let (_, address) = rest.split_once("127.0.0.1:").unwrap();
     let port: String = address.chars().take_while(char::is_ascii_digit).collect();

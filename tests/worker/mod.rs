@@ -6,6 +6,8 @@ mod limit;
 mod pause;
 mod purge;
 mod suspended;
+#[cfg(feature = "otel")]
+mod traces;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use naq_jetstream::QueueInfo;

@@ -13,6 +13,7 @@ pub mod local_server;
 pub mod metrics;
 pub mod scheduler;
 mod text;
+pub mod traces;
 pub mod watchdog;
 pub mod web;
 pub mod worker;

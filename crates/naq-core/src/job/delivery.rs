@@ -210,7 +210,8 @@ fn first_record(
     record.rerun_of.clone_from(&envelope.rerun_of);
     record.schedule_id.clone_from(&envelope.schedule_id);
     record.scheduled_for = envelope.scheduled_for.or(delivered.scheduled_for);
-    record.traceparent.clone_from(&delivered.traceparent);
+    let traceparent = envelope.traceparent.as_ref();
+    record.traceparent = traceparent.or(delivered.traceparent.as_ref()).cloned();
     record.envelope_digest = Some(delivered.envelope_digest.clone());
     record
 }

@@ -13,6 +13,7 @@ use super::root_jobs::check_root_jobs;
 use super::server::STOP_MAX;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
+use super::trace_export;
 use super::worker::{join_names, queue_names, warn_of_hostile_jobs};
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::local_server::{ServerConfig, SyncInterval};
@@ -101,6 +102,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         "try        {example}     (in another terminal)"
     ));
     render::print_stderr("stop       Ctrl-C");
+    options.traces = trace_export::start(session, &options.metrics)?;
+    let traces = options.traces.clone();
     let mut scheduler = super::scheduler::options(session);
     scheduler.metrics = Arc::clone(&options.metrics);
     let (summary, scheduled) =
@@ -109,6 +112,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let summary = summary?;
     scheduled?;
     runner.shutdown().await;
+    traces.finish().await;
     if let Some(managed) = managed {
         drop(client);
         managed.leave(STOP_MAX).await?;

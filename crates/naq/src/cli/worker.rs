@@ -7,6 +7,7 @@ use super::metrics_args::{self, MetricsArgs};
 use super::root_jobs::check_root_jobs;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
+use super::trace_export;
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
@@ -76,9 +77,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     warn_of_readable_secrets(session, &options, &runner)?;
     warn_of_hostile_jobs(&runner);
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;
+    options.traces = trace_export::start(session, &options.metrics)?;
+    let traces = options.traces.clone();
     super::systemd::ready();
     let summary = worker::run_worker(client, runner.clone(), options, requests).await?;
     runner.shutdown().await;
+    traces.finish().await;
     tracing::info!(
         ended = summary.jobs_ended,
         requeued = summary.requeued,

@@ -281,8 +281,15 @@ const OVERVIEW: &[(&str, &[Panel])] = &[
             panel(
                 "Draining workers",
                 View::Lines,
-                12,
+                6,
                 &[table::WORKER_DRAINING.0],
+                &[],
+            ),
+            panel(
+                "Lost spans of traces",
+                View::Lines,
+                6,
+                &[table::TRACE_SPANS_LOST.0],
                 &[],
             ),
         ],

@@ -230,6 +230,8 @@ table! {
         "Redeliveries: deliveries of messages that some worker had received before";
     WRITE_CONFLICTS: CounterRow(MetricKind::Counter) "naq_write_conflicts_total" [] Process WORKER
         "Writes of a claim or an outcome that NATS refused because the record had changed";
+    TRACE_SPANS_LOST: CounterRow(MetricKind::Counter) "naq_trace_spans_lost_total" [] Process WORKER
+        "Spans that were not exported: too many waited, or the collector did not accept them; always 0 in a program without the feature `otel`";
     WORKER_SLOTS: GaugeRow(MetricKind::Gauge) "naq_worker_slots" [] Process WORKER
         "Maximum number of jobs that the worker runs at once";
     WORKER_SLOTS_BUSY: GaugeRow(MetricKind::Gauge) "naq_worker_slots_busy" [] Process WORKER

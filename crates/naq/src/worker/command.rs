@@ -133,8 +133,9 @@ pub(super) fn build_command(
     if let Some(time) = record.scheduled_for {
         set("NAQ_SCHEDULED_FOR", time.to_string());
     }
+    let own = options.traces.of_attempt(record);
     let traceparent = envelope.traceparent.as_ref();
-    if let Some(traceparent) = traceparent.or(record.traceparent.as_ref()) {
+    if let Some(traceparent) = own.as_ref().or(traceparent).or(record.traceparent.as_ref()) {
         set("TRACEPARENT", traceparent.clone());
     }
     command.env = env;

@@ -379,6 +379,7 @@ impl Worker {
         match result {
             Done::Recorded(record) => {
                 self.context.job_log.ended(&record);
+                self.context.options.traces.on_ended(&record);
                 self.summary.jobs_ended += 1;
                 self.summary.last_record = Some(record);
             }

@@ -10,6 +10,7 @@ use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
 use crate::metrics::{Metrics, Role};
+use crate::traces::Traces;
 use crate::watchdog::Watchdog;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, JobProgress, QueueName, Record, ResourceLimits};
@@ -73,6 +74,8 @@ pub struct WorkerConfig {
     pub watchdog: Option<Watchdog>,
     /// The metrics of this worker.
     pub metrics: Arc<Metrics>,
+    /// The traces of this worker's jobs.
+    pub traces: Traces,
     /// Run this one job of the first queue and exit once it has finished, as `naq run` does. `None`
     /// means serve the queues.
     pub single_job: Option<JobId>,
@@ -111,6 +114,7 @@ impl WorkerConfig {
             live_output_after: Duration::from_secs(1),
             watchdog: None,
             metrics: Arc::new(Metrics::new(&[Role::Worker])),
+            traces: Traces::default(),
             single_job: None,
             output_tap: None,
             progress_tap: None,

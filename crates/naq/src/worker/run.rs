@@ -154,6 +154,7 @@ impl Attempt<'_> {
         command.deadline = Some(lease.deadline());
         command.alone = record.lease().is_some_and(|lease| lease.alone);
         context.job_log.started(record, self.envelope);
+        options.traces.on_started(record);
         let handle = Arc::new(context.runner.start_job(command));
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");

@@ -1,12 +1,11 @@
 //! Posts records to a URL.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Uri;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use crate::cli::exit::Failure;
+use crate::cli::http_agent::http_agent;
 use naq_protocol::Record;
 
 /// Maximum part of a response that is read, in bytes. Only the status matters.
@@ -34,18 +33,8 @@ impl Webhook {
                 "--webhook takes a URL that begins with http:// or https://",
             ));
         };
-        let mut config = ureq::Agent::config_builder()
-            .timeout_global(Some(timeout))
-            // Following a redirect would turn the POST into a GET.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .user_agent(concat!("naq/", env!("CARGO_PKG_VERSION")));
-        if is_https {
-            config = config.tls_config(tls()?);
-        }
         Ok(Webhook {
-            agent: config.build().new_agent(),
+            agent: http_agent(is_https, timeout)?,
             uri: uri.clone(),
         })
     }
@@ -87,28 +76,6 @@ impl Webhook {
     fn redact_url(&self, error: &str) -> String {
         error.replace(&self.uri.to_string(), &self.redacted_url())
     }
-}
-
-/// Returns a TLS configuration that trusts the certificates that this system trusts.
-fn tls() -> Result<TlsConfig, Failure> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let why = found.errors.first().map(|error| format!(": {error}"));
-        return Err(Failure::general(format!(
-            "https needs trusted certificates, and this system has none{}",
-            why.unwrap_or_default()
-        )));
-    }
-    let roots: Vec<ureq::tls::Certificate<'static>> = found
-        .certs
-        .iter()
-        .map(|der| ureq::tls::Certificate::from_der(der).to_owned())
-        .collect();
-    Ok(TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::from(roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
 }
 
 #[cfg(test)]
