@@ -55,7 +55,7 @@ mod schedule;
 pub use audit::{AuditActor, AuditChange, audit_entry};
 pub use clock_skew::{CLOCK_SKEW_MAX, ClockSkew};
 pub use failure_group::{FAILURE_ERROR_CHARS_MAX, FailureGroup, failure_group};
-pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
+pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt, program_error};
 pub use job::backoff::{FailureClass, classify_failure, retry_delay};
 pub use job::cancel::{OnCancel, on_cancel};
 pub use job::delivery::{

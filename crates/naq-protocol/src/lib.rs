@@ -49,6 +49,7 @@
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod argument;
+mod attempts;
 mod audit;
 mod closest_match;
 mod dependency;
@@ -89,6 +90,7 @@ mod wire_name;
 mod worker;
 
 pub use argument::Argument;
+pub use attempts::{Attempt, AttemptOutcome};
 pub use audit::{
     AUDIT_NAME_CHARS_MAX, AUDIT_TEXT_CHARS_MAX, AuditAction, AuditEntry, AuditInterface,
 };
@@ -111,7 +113,8 @@ pub use names::{
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};
 pub use record::{
-    BlockedOn, INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Record, ResourceUsage,
+    BlockedOn, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
+    INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Record, ResourceUsage,
 };
 pub use rerun::rerun_envelope;
 pub use retry::{Backoff, RetryDelay};

@@ -106,6 +106,31 @@ impl CapturedOutput {
         output
     }
 
+    /// The last characters of what was captured, in at most this number of bytes. Bytes that are no UTF-8
+    /// become replacement characters.
+    #[must_use]
+    pub fn last_text(&self, bytes_max: usize) -> String {
+        let mut end = self.tail_bytes();
+        if end.len() < bytes_max && !self.truncated {
+            end = self.head_bytes();
+        }
+        let start = end.len().saturating_sub(bytes_max);
+        let mut end = &end[start..];
+        // the rest of a character that the cut has split
+        while start > 0
+            && end
+                .first()
+                .is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000)
+        {
+            end = &end[1..];
+        }
+        let text = String::from_utf8_lossy(end);
+        // a replacement character is longer than the byte that it replaces
+        let surplus = text.len().saturating_sub(bytes_max);
+        let cut = (surplus..=text.len()).find(|at| text.is_char_boundary(*at));
+        text[cut.unwrap_or(text.len())..].to_owned()
+    }
+
     /// The bytes of the head; all bytes if the output is not truncated.
     #[must_use]
     pub fn head_bytes(&self) -> Vec<u8> {
@@ -165,7 +190,24 @@ mod tests {
         assert_eq!(output.missing_bytes, Some(102));
     }
 
+    #[test]
+    fn the_last_text_of_an_output_begins_with_a_whole_character() {
+        let whole = CapturedOutput::new("aäöü".into(), Vec::new(), 7, 0);
+        assert_eq!(whole.last_text(100), "aäöü");
+        assert_eq!(whole.last_text(5), "öü");
+        let cut = CapturedOutput::new(b"head".to_vec(), b"tail".to_vec(), 100, 92);
+        assert_eq!(cut.last_text(100), "tail");
+        let binary = CapturedOutput::new(vec![b'x', 0xff], Vec::new(), 2, 0);
+        assert_eq!(binary.last_text(100), "x\u{fffd}");
+    }
+
     proptest! {
+        #[test]
+        fn the_last_text_of_an_output_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..300), bytes_max in 0_usize..300) {
+            let output = CapturedOutput::new(bytes.clone(), Vec::new(), bytes.len() as u64, 0);
+            prop_assert!(output.last_text(bytes_max).len() <= bytes_max);
+        }
+
         #[test]
         fn whole_output_is_kept_byte_for_byte(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..300) {
             let cut = cut.min(bytes.len());

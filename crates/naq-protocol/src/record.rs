@@ -76,6 +76,79 @@ pub struct Interruption {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub shared: bool,
+    /// The number of the attempt. Absent in a record of an earlier version.
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub attempt: Option<u32>,
+    /// When the attempt started. Absent in a record of an earlier version.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub started_at: Option<Timestamp>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
+/// Number of failed attempts that a record lists; older ones are dropped.
+pub const FAILED_ATTEMPTS_MAX: usize = 16;
+
+/// Number of bytes that a failed attempt keeps of the end of each of its outputs, and of its error.
+pub const FAILED_ATTEMPT_TEXT_BYTES_MAX: usize = 1_024;
+
+/// An attempt that failed and was followed by a retry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
+pub struct FailedAttempt {
+    /// The number of the attempt.
+    #[serde(deserialize_with = "lenient::integer")]
+    pub attempt: u32,
+    /// The worker that ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<String>,
+    /// When it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// Why it failed.
+    pub reason: Reason,
+    /// The exit code of its first process.
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub exit_code: Option<i32>,
+    /// The signal that killed its first process.
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub signal: Option<i32>,
+    /// What went wrong: at most the first 1,024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The resources that it used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ResourceUsage>,
+    /// The last 1,024 bytes of its standard output, as text. Absent if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout_tail: Option<String>,
+    /// The last 1,024 bytes of its standard error, as text. Absent if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr_tail: Option<String>,
     /// The fields that this version of naq does not define.
     #[serde(
         flatten,
@@ -230,6 +303,14 @@ pub struct Record {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub interruptions: Vec<Interruption>,
+    /// The last attempts that failed and were retried, oldest first; at most 16. While the job waits
+    /// for a retry, the last of them is also what the record's own fields describe.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub failed_attempts: Vec<FailedAttempt>,
     /// How many workers in a row could not start the job because their machines were short of
     /// something.
     #[serde(
@@ -398,6 +479,7 @@ pub struct Record {
 keeps_unknown_fields!(
     Lease,
     Interruption,
+    FailedAttempt,
     BlockedOn,
     ResourceUsage,
     JobProgress,
@@ -428,6 +510,7 @@ impl Record {
             suspect: false,
             lost_leases: 0,
             interruptions: Vec::new(),
+            failed_attempts: Vec::new(),
             failed_starts: 0,
             worker_id: None,
             lease: None,

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use super::backoff::{self, FailureClass};
+use super::error_line::error_line;
 use super::takeover::LeaseEnd;
 use super::transition::{
-    Interrupted, finish, interrupt, reset_to_queued, retry_at, saturating_add,
+    Interrupted, finish, interrupt, list_failed_attempt, reset_to_queued, retry_at, saturating_add,
 };
 use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
 /// Number of attempts in a row to start a job for which the worker's machine is short of something,
 /// after which the job fails. A job that needs more than any worker has must not wander forever.
 const FAILED_STARTS_MAX: u32 = 3;
+
+/// Number of bytes at the end of standard error in which the error of a program is looked for.
+const STDERR_READ_BYTES: usize = 8_192;
 
 /// How an attempt's first process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +111,9 @@ pub fn end_attempt(
     if record.cancel_requested {
         return finished(record, Outcome::Cancelled, attempt.now);
     }
+    if record.error.is_none() && is_failure_of_program(&attempt.end) {
+        record.error = program_error(&record);
+    }
     let (reason, class) = match attempt.end {
         AttemptEnd::Cancelled => {
             return finished(record, Outcome::Cancelled, attempt.now);
@@ -132,6 +139,17 @@ pub fn end_attempt(
         ),
     };
     after_failure(record, envelope, attempt, reason, class)
+}
+
+/// What the program of the last attempt wrote about its failure, as far as its standard error is in the record.
+#[must_use]
+pub fn program_error(record: &Record) -> Option<String> {
+    error_line(&record.stderr.as_ref()?.last_text(STDERR_READ_BYTES))
+}
+
+/// Whether the program itself ended the attempt, so that its last words can say why.
+fn is_failure_of_program(end: &AttemptEnd) -> bool {
+    matches!(end, AttemptEnd::Exited(_) | AttemptEnd::Signalled(_))
 }
 
 fn is_success(envelope: &Envelope, end: &AttemptEnd) -> bool {
@@ -195,14 +213,16 @@ fn after_failure(
         .retry_after
         .unwrap_or_else(|| backoff::retry_delay(envelope, failures, attempt.random));
     let due = saturating_add(attempt.now, wait);
+    list_failed_attempt(&mut record, reason, attempt.now);
     retry_at(&mut record, reason, attempt.now, due);
     OnEnd::Retry { record, due }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::transition::start;
     use super::*;
-    use naq_protocol::{JobId, Phase, QueueName, State};
+    use naq_protocol::{CapturedOutput, JobId, Lease, Phase, QueueName, State};
 
     #[test]
     fn a_job_that_no_machine_can_start_is_requeued_and_fails_in_the_end() {
@@ -239,5 +259,81 @@ mod tests {
             (State::Failed, Some(Reason::Spawn))
         );
         assert_eq!(record.error.as_deref(), Some("no space left"));
+    }
+
+    #[test]
+    fn a_failed_attempt_is_listed_with_the_error_that_its_program_wrote() {
+        let now = Timestamp::from_unix_ms(0).unwrap();
+        let mut record = Box::new(Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("q").unwrap(),
+            Phase::Queued,
+            now,
+        ));
+        let mut envelope = Envelope::command("x", [] as [&str; 0]);
+        envelope.max_retries = Some(100);
+        let mut attempt = FinishedAttempt {
+            end: AttemptEnd::Exited(3),
+            error: None,
+            retry_after: None,
+            now,
+            random: 0.5,
+            max_worker_crashes: 3,
+        };
+        let begin = |record: &mut Record| {
+            let lease = Lease {
+                worker_id: "w".to_owned(),
+                sequence: 1,
+                delivery: 1,
+                alone: false,
+                unknown: naq_protocol::UnknownFields::default(),
+            };
+            start(record, lease, now);
+        };
+        for number in 1..=20 {
+            begin(&mut record);
+            let stderr = format!("warning\nValueError: {}{number}\n", "x".repeat(1_200));
+            let bytes = stderr.len() as u64;
+            record.stderr = Some(CapturedOutput::new(stderr.into(), Vec::new(), bytes, 0));
+            record.exit_code = Some(3);
+            let OnEnd::Retry { record: next, .. } = end_attempt(record, &envelope, &attempt) else {
+                panic!("retries are left");
+            };
+            record = next;
+        }
+        assert!(
+            record
+                .error
+                .as_deref()
+                .unwrap()
+                .starts_with("ValueError: xxx")
+        );
+        let numbers: Vec<u32> = record
+            .failed_attempts
+            .iter()
+            .map(|one| one.attempt)
+            .collect();
+        assert!(numbers.into_iter().eq(5..=20));
+        let last = record.failed_attempts.last().unwrap();
+        assert_eq!((last.reason, last.exit_code), (Reason::Exit, Some(3)));
+        assert!(last.error.as_deref().unwrap().len() <= 1_024);
+        let tail = last.stderr_tail.as_deref().unwrap();
+        assert_eq!((tail.len(), tail.ends_with("x20\n")), (1_024, true));
+        // what naq itself says about the end is not replaced
+        attempt.end = AttemptEnd::TimedOut;
+        attempt.error = Some("timed out after 1s".to_owned());
+        begin(&mut record);
+        let OnEnd::Retry { mut record, .. } = end_attempt(record, &envelope, &attempt) else {
+            panic!("retries are left");
+        };
+        assert_eq!(record.error.as_deref(), Some("timed out after 1s"));
+        // nor does a job that has succeeded have an error
+        begin(&mut record);
+        attempt.end = AttemptEnd::Exited(0);
+        attempt.error = None;
+        let OnEnd::Finish { record, .. } = end_attempt(record, &envelope, &attempt) else {
+            panic!("it has succeeded");
+        };
+        assert_eq!(record.error, None);
     }
 }

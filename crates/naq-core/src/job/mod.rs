@@ -10,6 +10,7 @@ pub(crate) mod backoff;
 pub(crate) mod cancel;
 pub(crate) mod delivery;
 pub(crate) mod dependency;
+mod error_line;
 pub(crate) mod reconcile;
 pub(crate) mod refusal;
 pub(crate) mod result_ttl;

@@ -346,6 +346,17 @@ impl ModelJob {
             u32::try_from(crashes.filter(|one| one.shared == shared).count()).unwrap()
         };
         assert!(listed(false) <= record.crashes && listed(true) <= record.shared_crashes);
+        let attempts = record.attempts();
+        let numbers: Vec<u32> = attempts.iter().map(|one| one.attempt).collect();
+        // a record lists the last ones only
+        assert!(numbers.len() >= usize::try_from(record.attempt.min(16)).unwrap());
+        assert!(
+            numbers
+                .iter()
+                .rev()
+                .copied()
+                .eq((1..=record.attempt).rev().take(numbers.len()))
+        );
         assert!(!record.suspect || record.shared_crashes > 0);
         assert!(record.crashes <= MAX_WORKER_CRASHES);
         assert_eq!(record.lease().is_some(), record.state() == State::Running);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::takeover::LeaseEnd;
 use naq_protocol::{
-    BlockedOn, INTERRUPTIONS_MAX, Interruption, Lease, Outcome, Phase, Reason, Record, Timestamp,
+    BlockedOn, CapturedOutput, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
+    INTERRUPTIONS_MAX, Interruption, Lease, Outcome, Phase, Reason, Record, Timestamp,
 };
 
 /// Finishes the job. What the last attempt left (output, exit code) stays.
@@ -76,6 +77,8 @@ pub(super) fn interrupt(
         at: now,
         crashed: ended == LeaseEnd::Crashed,
         shared: interrupted == Interrupted::SharedCrash,
+        attempt: Some(record.attempt),
+        started_at: record.started_at,
         unknown: naq_protocol::UnknownFields::default(),
     });
     let surplus = record.interruptions.len().saturating_sub(INTERRUPTIONS_MAX);
@@ -119,6 +122,40 @@ pub(super) fn retry_at(record: &mut Record, reason: Reason, now: Timestamp, due:
         finished_at: now,
         next_attempt_at: due,
     });
+}
+
+/// Adds the attempt that has just failed to those that the record lists. Its results are in the record
+/// until the next attempt starts.
+pub(super) fn list_failed_attempt(record: &mut Record, reason: Reason, now: Timestamp) {
+    let tail = |output: &Option<CapturedOutput>| {
+        let text = output.as_ref()?.last_text(FAILED_ATTEMPT_TEXT_BYTES_MAX);
+        (!text.is_empty()).then_some(text)
+    };
+    record.failed_attempts.push(FailedAttempt {
+        attempt: record.attempt,
+        worker_id: record.worker_id.clone(),
+        started_at: record.started_at,
+        ended_at: now,
+        reason,
+        exit_code: record.exit_code,
+        signal: record.signal,
+        error: record.error.as_deref().map(beginning),
+        usage: record.usage.clone(),
+        stdout_tail: tail(&record.stdout),
+        stderr_tail: tail(&record.stderr),
+        unknown: naq_protocol::UnknownFields::default(),
+    });
+    let surplus = (record.failed_attempts.len()).saturating_sub(FAILED_ATTEMPTS_MAX);
+    record.failed_attempts.drain(..surplus);
+}
+
+/// As much of an error as a failed attempt keeps.
+fn beginning(error: &str) -> String {
+    let mut end = error.len().min(FAILED_ATTEMPT_TEXT_BYTES_MAX);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    error[..end].to_owned()
 }
 
 /// `wait` after `now`, or `now` if the sum is out of range.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::json::NoteBody;
 use super::render;
+use naq_core::program_error;
 use naq_protocol::{Record, State};
 
 /// The note on a job whose processes outlived it.
@@ -39,9 +40,11 @@ pub(super) fn leaked(record: &Record) -> Option<&'static str> {
     record.leaked.then_some(LEAKED)
 }
 
-/// Why an ended job did not succeed. `None` if its exit code says it.
+/// Why an ended job did not succeed. `None` if its exit code or its own output says it.
 fn failure(record: &Record) -> Option<String> {
+    let is_own = record.state() == State::Failed && record.error == program_error(record);
     match (record.state(), &record.error) {
+        (State::Failed, Some(_)) if is_own => None,
         (State::Succeeded, _) | (State::Failed, None) => None,
         (_, Some(error)) => Some(error.clone()),
         (state, None) => Some(format!("the job is {state}")),

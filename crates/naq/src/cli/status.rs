@@ -12,7 +12,8 @@ use super::session::Session;
 use super::waiting::describe;
 use naq_client::WaitCause;
 use naq_protocol::{
-    BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, State, Timestamp,
+    BlockedOn, CapturedOutput, DependencyCondition, Envelope, FailedAttempt, JobId, Reason, Record,
+    State, Timestamp,
 };
 
 #[derive(Debug, clap::Args)]
@@ -125,6 +126,9 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
             "attempt",
             format!("{}{crashes}{shared_crashes}{lost_leases}", record.attempt),
         )?;
+        for one in &record.failed_attempts {
+            row("failed", failed_attempt(one))?;
+        }
         for one in &record.interruptions {
             let what = if one.crashed { "crash" } else { "lost lease" };
             let counted = if one.shared { ", not counted" } else { "" };
@@ -145,6 +149,20 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
         row("schedule", schedule.to_string())?;
     }
     Ok(())
+}
+
+/// When and how an attempt failed that was followed by a retry.
+fn failed_attempt(one: &FailedAttempt) -> String {
+    let why = match (one.reason, one.exit_code, one.signal) {
+        (Reason::Exit, Some(code), _) => format!("exit {code}"),
+        (Reason::Signal, _, Some(signal)) => format!("signal {signal}"),
+        (reason, ..) => reason.to_string(),
+    };
+    let error = match &one.error {
+        Some(error) => format!(": {}", render::excerpt(&render::escape(error), 120)),
+        None => String::new(),
+    };
+    format!("attempt {} at {} ({why}){error}", one.attempt, one.ended_at)
 }
 
 fn print_times(record: &Record, now: Timestamp) -> std::io::Result<()> {

@@ -160,8 +160,14 @@ impl LeasedDelivery<'_> {
                 part(&output.text) + part(&output.base64) + part(&output.tail)
             })
         };
+        let listed: usize = record
+            .failed_attempts
+            .iter()
+            .flat_map(|one| [&one.error, &one.stdout_tail, &one.stderr_tail])
+            .map(|text| text.as_ref().map_or(0, String::len))
+            .sum();
         // escapes can make text six times as long in JSON; only what comes near that is measured
-        (size(&record.stdout) + size(&record.stderr)) * 6 < budget
+        (size(&record.stdout) + size(&record.stderr) + listed) * 6 < budget
             || serde_json::to_vec(record).map_or(usize::MAX, |json| json.len()) < budget
     }
 
@@ -206,7 +212,8 @@ impl LeasedDelivery<'_> {
 
     /// Removes the other fields that can fill a message: the job's own result goes to the object
     /// store; the checkpoint and the progress, which only the next attempt and watchers would
-    /// read, are dropped, and so are the beginnings of output that is in the object store.
+    /// read, are dropped, and so are the outputs of earlier attempts and the beginnings of output
+    /// that is in the object store.
     async fn drop_large_fields(&self, record: &mut Record) -> Result<(), BrokerError> {
         for output in [&mut record.stdout, &mut record.stderr] {
             if let Some(output) = output.as_mut().filter(|output| output.object.is_some()) {
@@ -226,6 +233,10 @@ impl LeasedDelivery<'_> {
                 .push("the checkpoint was too large to keep".to_owned());
         }
         record.progress = None;
+        for one in &mut record.failed_attempts {
+            one.stdout_tail = None;
+            one.stderr_tail = None;
+        }
         Ok(())
     }
 }
