@@ -2,8 +2,9 @@
 
 use super::Dashboard;
 use super::http::read_head;
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
+use naq_protocol::JobId;
 use serde_json::json;
 use std::io::BufRead;
 
@@ -345,4 +346,60 @@ fn the_dashboard_says_that_nats_is_away_and_comes_back() {
     crate::harness::naq::eventually("NATS is back", || {
         dashboard.anonymous("GET", "/readyz").send().status == 200
     });
+}
+
+#[test]
+fn a_retry_may_change_the_envelope_with_the_right_to_submit() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.worker(&["build"]).spawn();
+    let envelope = r#"{"command": "sh", "args": ["-c", "echo $WORD $LEVEL; exit $CODE"],
+        "env": {"WORD": "hello", "LEVEL": "1", "CODE": "3"}, "timeout": "5m"}"#;
+    dashboard
+        .request("PUT", "/api/queues/build/jobs/first")
+        .json(envelope)
+        .send()
+        .expect(201);
+    naq.wait_ended(&id("first"));
+    let retry = |body: &str| {
+        let request = dashboard.request("POST", "/api/jobs/first/retry");
+        request.json(body.to_owned()).send()
+    };
+    let changes = r#"{"env": {"LEVEL": "2", "CODE": null}, "timeout": "10m"}"#;
+    let retried = retry(changes).expect(201).json();
+    let second = JobId::new(retried["job_id"].as_str().unwrap()).unwrap();
+    assert_eq!(retried["rerun_of"], "first", "{retried}");
+    let record = naq.wait_ended(&second);
+    assert_eq!(text(record.stdout.as_ref()), "hello 2\n");
+    assert_eq!(record.rerun_of, Some(id("first")));
+    assert!(
+        record
+            .envelope
+            .unwrap()
+            .get()
+            .contains(r#""timeout":"10m""#)
+    );
+    // a retry that succeeded removes the dead letter
+    assert!(naq.dead_letters().is_empty());
+
+    let named = retry(r#"{"job_id": "chosen"}"#).expect(201).json();
+    assert_eq!(named["job_id"], "chosen", "{named}");
+    for (wrong, pointer) in [
+        (r#"{"timeout": "soon"}"#, "/timeout"),
+        (r#"{"command": null, "args": null}"#, ""),
+        (r#"{"args": 5}"#, "/args"),
+        ("[1]", ""),
+        ("{", ""),
+    ] {
+        let refused = retry(wrong).expect(422).json();
+        let pointed = refused["errors"][0]["pointer"].as_str().unwrap_or_default();
+        assert_eq!(pointed, pointer, "{refused}");
+    }
+    let request = dashboard.request("POST", "/api/jobs/first/retry");
+    request.body("text/plain", "{}").send().expect(415);
+    let dry = dashboard.request("POST", "/api/jobs/first/retry?dry_run");
+    dry.json(r#"{"timeout": "1m"}"#.to_owned())
+        .send()
+        .expect(200);
 }

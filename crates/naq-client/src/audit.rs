@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use naq_jetstream::{AuditListing, AuditStream, AuditWriter, BrokerError, StoredAuditEntry};
-use naq_protocol::{AuditAction, AuditEntry, Timestamp};
+use naq_protocol::{AuditAction, AuditEntry, JobId, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -59,6 +59,8 @@ pub struct AuditFilter {
     pub action: Option<AuditActionFilter>,
     /// Entries of this token or user. `None` means anyone.
     pub who: Option<String>,
+    /// Entries about this job. An action on many jobs is not about one of them.
+    pub job: Option<JobId>,
 }
 
 impl AuditFilter {
@@ -67,6 +69,7 @@ impl AuditFilter {
         let entry = &stored.entry;
         (self.action.as_ref()).is_none_or(|action| action.matches(entry.action))
             && self.who.as_ref().is_none_or(|who| *who == entry.who)
+            && (self.job.as_ref()).is_none_or(|job| entry.job_id.as_ref() == Some(job))
     }
 
     /// Whether an entry and all earlier ones are too old.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Client, ClientError, Queue};
 use naq_core::StartDelay;
 use naq_jetstream::{DeadLetter, NewJob};
-use naq_protocol::{JobId, QueueName, Record, State};
+use naq_protocol::{Envelope, JobId, QueueName, Record, State};
 
 /// A new job that reruns an ended one and is not enqueued yet.
 #[derive(Debug)]
@@ -37,6 +37,24 @@ impl Rerun {
     #[must_use]
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         self.failed.as_ref()
+    }
+
+    /// Returns the envelope of the new job.
+    #[must_use]
+    pub fn envelope(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The same with another envelope. The id of the new job is the one of the envelope, or a new one: the id
+    /// that follows from the old job stands for its own envelope.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Invalid`] if the envelope is invalid.
+    pub fn with_envelope(mut self, envelope: Vec<u8>) -> Result<Rerun, ClientError> {
+        let parsed = Envelope::parse(&envelope)?;
+        self.job_id = parsed.job_id.unwrap_or_else(JobId::generate);
+        self.payload = envelope.into();
+        Ok(self)
     }
 
     /// Enqueues the new job so that it starts after a delay, and keeps the dead letter of the old one. Until

@@ -67,6 +67,7 @@ mod job_socket;
 mod json;
 mod lenient;
 mod limits;
+mod merge_patch;
 mod names;
 mod ordered_object;
 mod output;
@@ -106,6 +107,7 @@ pub use job_socket::{
 };
 pub use json::{DEPTH_MAX, VALUES_MAX};
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
+pub use merge_patch::merge_patch;
 pub use names::{
     InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
     ScheduleId, check_prefix, compact,

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::error::{EnvelopeError, RejectReason};
 
 /// The fields of an object in their order, each value as it was written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct OrderedObject(Vec<(String, Box<RawValue>)>);
 
 impl OrderedObject {
@@ -31,7 +31,11 @@ impl OrderedObject {
     }
 
     /// Sets the value of a field. A new field becomes the last one.
-    pub(crate) fn set<T: Serialize>(&mut self, name: &str, value: &T) -> Result<(), EnvelopeError> {
+    pub(crate) fn set<T: Serialize + ?Sized>(
+        &mut self,
+        name: &str,
+        value: &T,
+    ) -> Result<(), EnvelopeError> {
         let value = serde_json::value::to_raw_value(value).map_err(cannot_serialize)?;
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, present)) => *present = value,

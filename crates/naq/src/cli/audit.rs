@@ -7,6 +7,7 @@ use super::render::{self, Column};
 use super::session::Session;
 use crate::text::audit::{origin, target, who};
 use naq_client::{AuditActionFilter, AuditFilter, AuditRecord, Client};
+use naq_protocol::JobId;
 use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,9 @@ pub(super) struct Args {
     /// List only what this token of the dashboard, or this user of the operating system, has changed
     #[arg(long, value_name = "NAME")]
     who: Option<String>,
+    /// List only changes of this job
+    #[arg(long, value_name = "JOB")]
+    job: Option<JobId>,
     /// Maximum number of entries
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -44,6 +48,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         since: args.since.map(time_before_now),
         action: args.action,
         who: args.who,
+        job: args.job,
     };
     let client = session.connect().await?;
     if args.follow {

@@ -91,7 +91,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     }
     if let Some(body) = route.body {
         operation["requestBody"] = json!({
-            "required": true,
+            "required": !route.is_body_optional,
             "content": {"application/json": {"schema": body(generator)}},
         });
     }

@@ -166,6 +166,8 @@ pub(super) struct Route {
     pub(super) parameters: &'static [Parameter],
     /// The schema of the body of the request. `None` if it has none.
     pub(super) body: Option<BodySchema>,
+    /// Whether the body may be absent.
+    pub(super) is_body_optional: bool,
     pub(super) answers: &'static [Answer],
     /// The errors that it answers, in addition to those of every route.
     pub(super) problems: &'static [&'static ProblemKind],
@@ -196,6 +198,7 @@ macro_rules! constructors {
                     summary,
                     parameters: &[],
                     body: None,
+                    is_body_optional: false,
                     answers: &[],
                     problems: &[],
                     is_stream: false,
@@ -238,6 +241,14 @@ impl Route {
     pub(super) const fn body(self, schema: BodySchema) -> Route {
         Route {
             body: Some(schema),
+            ..self
+        }
+    }
+
+    pub(super) const fn optional_body(self, schema: BodySchema) -> Route {
+        Route {
+            body: Some(schema),
+            is_body_optional: true,
             ..self
         }
     }

@@ -18,6 +18,7 @@ use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, json, query, schema_of};
 use crate::web::state::Web;
 use naq_client::{AuditFilter, AuditPage, AuditRecord};
+use naq_protocol::JobId;
 
 /// Entries in a page unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;
@@ -45,6 +46,7 @@ pub(super) const ROUTES: &[Route] = &[Route::get(
         "Only changes by this token, or this user of the operating system",
         "anna",
     ),
+    query("job", "Only changes of this job", "backup-1"),
     query(
         "since",
         "Only changes since: a time, or a duration before now",
@@ -82,6 +84,7 @@ pub(in crate::web) fn filter(query: &Query) -> Result<AuditFilter, Problem> {
         since: since.map(|since| since.moment(clock::now())),
         action: action.map_err(|error: String| Problem::parameter("action", error))?,
         who: given("who")?.map(str::to_owned),
+        job: given("job")?.map(JobId::new).transpose()?,
     })
 }
 

@@ -9,8 +9,9 @@ use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::jobs::{JOB, RETRY_ANSWERS, RETRY_PROBLEMS, Retried, next_link};
+use super::jobs::{JOB, next_link};
 use super::parameters::{DRY_RUN, Query, limit};
+use super::retry::{RETRY_ANSWERS, RETRY_PROBLEMS, Retried};
 use crate::clock;
 use crate::web::access::Right;
 use crate::web::audit::Tally;

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::on;
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::parameters::{DRY_RUN, Query, limit};
@@ -16,12 +17,12 @@ use crate::text::waiting::Why;
 use crate::web::access::Right;
 use crate::web::filter::Filter;
 use crate::web::hidden_values::hide_values;
-use crate::web::problem::{self, Problem, ProblemKind};
-use crate::web::route::{Answer, Parameter, Route, json, other, path, query, schema_of};
+use crate::web::problem::{self, Problem};
+use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
-use naq_protocol::{AuditAction, JobId, QueueName, Record};
+use naq_protocol::{Attempt, AuditAction, JobId, QueueName, Record};
 
 /// Default number of jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
@@ -33,24 +34,6 @@ const LIMIT_MAX: usize = 500;
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const JOB: Parameter = path("job", "Id of the job", "backup-1");
-
-/// How a retry is answered.
-pub(super) const RETRY_ANSWERS: &[Answer] = &[
-    json(
-        200,
-        "What would be enqueued, with `dry_run`",
-        schema_of::<Retried>,
-    ),
-    json(201, "The new job", schema_of::<Retried>),
-];
-
-/// How a retry is refused.
-pub(super) const RETRY_PROBLEMS: &[&ProblemKind] = &[
-    &problem::BAD_REQUEST,
-    &problem::NOT_FOUND,
-    &problem::CONFLICT,
-    &problem::REFUSED,
-];
 
 pub(super) const ROUTES: &[Route] = &[
     Route::get(
@@ -129,6 +112,19 @@ pub(super) const ROUTES: &[Route] = &[
         schema_of::<Why>,
     )])
     .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::get(
+        "/api/jobs/{job}/attempts",
+        Right::View,
+        "List the attempts of a job, oldest first",
+        |method| on(method, attempts),
+    )
+    .parameters(&[JOB])
+    .answers(&[json(
+        200,
+        "The attempts that the record of the job lists",
+        schema_of::<AttemptList>,
+    )])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
     Route::delete(
         "/api/jobs/{job}",
         Right::Operate,
@@ -150,16 +146,6 @@ pub(super) const ROUTES: &[Route] = &[
         &problem::NOT_FOUND,
         &problem::CONFLICT,
     ]),
-    Route::post(
-        "/api/jobs/{job}/retry",
-        Right::Operate,
-        "Run an ended job again, as a new job with the same envelope",
-        |method| on(method, retry),
-    )
-    .audited(AuditAction::JobRetry)
-    .parameters(&[JOB, DRY_RUN])
-    .answers(RETRY_ANSWERS)
-    .problems(RETRY_PROBLEMS),
 ];
 
 /// A page of jobs.
@@ -175,16 +161,6 @@ struct Jobs {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     is_cut: bool,
-}
-
-/// A job that was enqueued again.
-#[derive(Serialize, schemars::JsonSchema)]
-#[schemars(rename = "retried")]
-pub(super) struct Retried {
-    /// The new job.
-    pub(super) job_id: JobId,
-    /// The job whose envelope it has.
-    pub(super) rerun_of: JobId,
 }
 
 async fn list(
@@ -311,6 +287,27 @@ async fn why(State(web): State<Arc<Web>>, Path(job): Path<String>) -> Result<Jso
     Ok(Json(Why::new(&record, cause, clock::now(), Duration::ZERO)))
 }
 
+/// The attempts of a job.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "attempt_list")]
+struct AttemptList {
+    /// Number of attempts that have begun. More than are listed if the record has dropped old ones.
+    attempts_begun: u32,
+    /// The attempts, oldest first.
+    attempts: Vec<Attempt>,
+}
+
+async fn attempts(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+) -> Result<Json<AttemptList>, Problem> {
+    let record = web.client.fetch_job(&JobId::new(&job)?).await?;
+    Ok(Json(AttemptList {
+        attempts_begun: record.attempt,
+        attempts: record.attempts(),
+    }))
+}
+
 async fn cancel(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
@@ -339,31 +336,6 @@ pub(in crate::web) fn has_ended(record: &Record) -> Problem {
         record.state()
     );
     Problem::new(&problem::CONFLICT, detail)
-}
-
-async fn retry(
-    State(web): State<Arc<Web>>,
-    Path(job): Path<String>,
-    Extension(query): Extension<Query>,
-) -> Result<Response, Problem> {
-    let job = JobId::new(&job)?;
-    let is_dry = query.is_on("dry_run")?;
-    let rerun = web.client.prepare_retry(&job).await?;
-    let retried = Retried {
-        job_id: rerun.job_id().clone(),
-        rerun_of: rerun.rerun_of().clone(),
-    };
-    if is_dry {
-        return Ok(Json(retried).into_response());
-    }
-    rerun.enqueue().await?;
-    let place = format!("{}/api/jobs/{}", web.base_path(), retried.job_id);
-    Ok((
-        StatusCode::CREATED,
-        [(header::LOCATION, place)],
-        Json(retried),
-    )
-        .into_response())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(super) mod output;
 mod output_search;
 pub(super) mod parameters;
 mod queues;
+mod retry;
 mod schedules;
 mod schemas;
 mod server;
@@ -33,6 +34,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         submit_many::ROUTES,
         submit::ROUTES,
         jobs::ROUTES,
+        retry::ROUTES,
         output::ROUTES,
         output_search::ROUTES,
         logs::ROUTES,

@@ -60,14 +60,20 @@ pub(in crate::web) async fn show(
 }
 
 async fn page(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera::Context, Problem> {
-    let query = Query::parse(query, &["action", "who", "since", "cursor"])?;
+    let query = Query::parse(query, &["action", "who", "job", "since", "cursor"])?;
     let page = read_page(web, &query, ENTRIES_MAX).await?;
     let now = clock::now();
     let rows: Vec<EntryRow> = page.entries.iter().map(|one| row(one, now)).collect();
     let given = |name| Ok::<_, Problem>(query.one(name)?.unwrap_or_default());
     let (action, who, since) = (given("action")?, given("who")?, given("since")?);
+    let job = given("job")?;
     let mut filter = String::new();
-    for (name, value) in [("action", action), ("who", who), ("since", since)] {
+    for (name, value) in [
+        ("action", action),
+        ("who", who),
+        ("job", job),
+        ("since", since),
+    ] {
         if !value.is_empty() {
             filter.push_str(&format!("{name}={}&", encode(value)));
         }
@@ -78,6 +84,7 @@ async fn page(web: &Web, identity: &Identity, query: RawQuery) -> Result<tera::C
     let periods = choices(since, AT_ANY_TIME, PERIODS.iter().copied());
     context.insert("periods", &periods);
     context.insert("who", &who);
+    context.insert("job", &job);
     context.insert("is_filtered", &!filter.is_empty());
     context.insert("is_first", &query.one("cursor")?.is_none_or(str::is_empty));
     context.insert("first", filter.trim_end_matches('&'));
