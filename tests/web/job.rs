@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::Dashboard;
 use super::http::{Answer, read_head};
-use crate::harness::naq::{Naq, id};
+use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
+use naq_protocol::JobId;
 
 /// Writes what a page must show as text, and a line of 10 MB.
 const HOSTILE_SCRIPT: &str = r#"#!/bin/sh
@@ -311,4 +312,169 @@ fn an_open_page_of_a_job_gets_its_output_and_its_end() {
     let mut stream = dashboard.request("GET", "/live?job=none").open();
     read_head(&mut stream);
     assert!(stream.lines().any(|line| line.unwrap().contains("end")));
+}
+
+#[test]
+fn failed_attempts_are_listed_and_compared() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let script = r#"echo "attempt $NAQ_ATTEMPT"; echo same >&2
+echo "ValueError: <script>alert($NAQ_ATTEMPT)</script>" >&2; exit $((NAQ_ATTEMPT + 2))"#;
+    let words = [
+        "enqueue",
+        "-q",
+        "build",
+        "--id",
+        "tries",
+        "--retries",
+        "2",
+        "--retry-delay",
+        "0s",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_ended(&crate::harness::naq::id("tries"));
+    let list = dashboard.get("/api/jobs/tries/attempts").expect(200).json();
+    assert_eq!(list["attempts_begun"], 3, "{list}");
+    let one = |at: usize, field: &str| list["attempts"][at][field].clone();
+    for at in 0..3 {
+        assert_eq!(one(at, "attempt"), at + 1, "{list}");
+        assert_eq!(one(at, "exit_code"), at + 3, "{list}");
+        assert_eq!(one(at, "outcome"), "failed", "{list}");
+        let error = format!("ValueError: <script>alert({})</script>", at + 1);
+        assert_eq!(one(at, "error"), error, "{list}");
+        assert!(
+            one(at, "usage")["max_rss_bytes"].as_u64().unwrap() > 0,
+            "{list}"
+        );
+    }
+    assert_eq!(one(1, "stdout_tail"), "attempt 2\n", "{list}");
+    // the whole output of the last one is kept
+    assert_eq!(one(2, "stdout_tail"), serde_json::Value::Null, "{list}");
+
+    let page = dashboard.get("/jobs/tries").expect(200).text();
+    assert!(page.contains("Attempt 1: failed (exit 3)"), "{page}");
+    assert!(page.contains("href=\"/jobs/tries/attempts\""), "{page}");
+    let compared = dashboard.get("/jobs/tries/attempts").expect(200).text();
+    assert!(
+        compared.contains("<del>- attempt 2</del><ins>+ attempt 3</ins>"),
+        "{compared}"
+    );
+    assert!(
+        compared.contains("<td>failed (exit 4)</td><td>failed (exit 5)</td>"),
+        "{compared}"
+    );
+    let compared = dashboard.get("/jobs/tries/attempts?left=1&right=1");
+    assert!(compared.text().contains("Both attempts wrote the same."));
+    for page in [page, compared.text()] {
+        assert!(!page.contains("<script>alert"), "{page}");
+        assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
+    }
+    dashboard.get("/jobs/tries/attempts?left=4").expect(400);
+    dashboard.get("/jobs/none/attempts").expect(404);
+    let status = naq.cli(["status", "tries"]).run().succeeds();
+    status.expect_stdout("(exit 3): ValueError: <script>alert(1)</script>");
+
+    // failures are grouped by what their programs say
+    let groups = dashboard.get("/api/failed/groups").expect(200).json();
+    let error = groups["groups"][0]["error"].as_str().unwrap();
+    assert!(error.starts_with("ValueError"), "{groups}");
+
+    let single = naq.enqueue(&["-q", "build", "--", "true"]);
+    naq.wait_ended(&single);
+    let page = dashboard.get(&format!("/jobs/{single}")).expect(200).text();
+    assert!(!page.contains("/attempts\""), "{page}");
+    dashboard
+        .get(&format!("/jobs/{single}/attempts"))
+        .expect(404);
+}
+
+#[test]
+fn the_page_of_an_ended_job_names_who_changed_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    for job in ["a", "b"] {
+        let words = [
+            "enqueue", "-q", "build", "--id", job, "--in", "1h", "--", "true",
+        ];
+        naq.cli(words).run().succeeds();
+    }
+    dashboard
+        .request("DELETE", "/api/jobs/a")
+        .send()
+        .expect(200);
+    naq.cli(["cancel", "b"]).run().succeeds();
+    let page = |job: &str| dashboard.get(&format!("/jobs/{job}")).expect(200).text();
+    // an entry is stored after its action
+    eventually("the change by the dashboard is on the page", || {
+        page("a").contains("Cancelled by local")
+    });
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid())
+        .unwrap()
+        .unwrap();
+    eventually("the change by the command is on the page", || {
+        page("b").contains(&format!("Cancelled by {} (claimed)", user.name))
+    });
+    assert!(!page("a").contains("(claimed)"));
+    let entries = dashboard.get("/api/audit?job=a").expect(200).json()["entries"].clone();
+    assert_eq!(entries.as_array().unwrap().len(), 1, "{entries}");
+    let found = naq.cli(["audit", "--job", "b", "--json"]).run().succeeds();
+    assert_eq!(found.stdout.lines().count(), 1);
+    dashboard.get("/api/audit?job=a.b").expect(400);
+}
+
+#[test]
+fn an_ended_job_is_compared_with_earlier_runs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let first = naq.enqueue(&["-q", "build", "--", "true"]);
+    naq.wait_ended(&first);
+    let page = |job: &JobId| dashboard.get(&format!("/jobs/{job}")).expect(200).text();
+    assert!(!page(&first).contains("id=\"past-runs\""));
+    let mut last = first.clone();
+    for _ in 0..3 {
+        let retried = dashboard
+            .post(&format!("/api/jobs/{last}/retry"))
+            .expect(201)
+            .json();
+        last = id(retried["job_id"].as_str().unwrap());
+        naq.wait_ended(&last);
+    }
+    let rerun = page(&last);
+    assert!(
+        rerun.contains("0 of 3 earlier runs failed · usually"),
+        "{rerun}"
+    );
+    assert!(
+        rerun.contains(&format!(
+            "<a href=\"/jobs/{first}\" aria-label=\"succeeded, "
+        )),
+        "{rerun}"
+    );
+
+    let words = [
+        "schedule", "--name", "tick", "--every", "1s", "-q", "build", "--", "true",
+    ];
+    naq.cli(words).run().succeeds();
+    let _scheduler = naq.cli(["scheduler"]).follow();
+    let mut ticks = Vec::new();
+    eventually("three ticks have ended", || {
+        let jobs = dashboard
+            .get("/api/jobs?state=succeeded")
+            .expect(200)
+            .json();
+        ticks = jobs["jobs"].as_array().unwrap().clone();
+        ticks.retain(|job| job["job_id"].as_str().unwrap().starts_with("tick-"));
+        ticks.len() >= 3
+    });
+    let latest = page(&id(ticks[0]["job_id"].as_str().unwrap()));
+    assert!(latest.contains("earlier runs failed"), "{latest}");
 }

@@ -423,6 +423,10 @@ pub struct LastOutcome {
     pub exit_code: Option<i32>,
     /// The signal that ended the last attempt.
     pub signal: Option<i32>,
+    /// How long the last attempt took. `None` if it has not ended.
+    pub took: Option<Duration>,
+    /// The largest resident set size of any one process of the last attempt, in bytes.
+    pub max_rss_bytes: Option<u64>,
 }
 
 /// A run of a schedule.
@@ -685,6 +689,14 @@ impl Client {
                 reason: record.reason(),
                 exit_code: record.exit_code,
                 signal: record.signal,
+                took: record
+                    .started_at
+                    .zip(record.finished_at())
+                    .map(|(started, ended)| {
+                        let took = ended.0.signed_duration_since(started.0);
+                        took.to_std().unwrap_or_default()
+                    }),
+                max_rss_bytes: record.usage.as_ref().map(|usage| usage.max_rss_bytes),
             }));
         }
         // The schedule may have been moved to another queue since: then the message is not found.
@@ -694,6 +706,8 @@ impl Client {
             reason: None,
             exit_code: None,
             signal: None,
+            took: None,
+            max_rss_bytes: None,
         }))
     }
 

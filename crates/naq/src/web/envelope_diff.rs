@@ -1,61 +1,12 @@
 //! What was changed in an envelope, line by line.
 
-use serde::Serialize;
-use similar::{ChangeTag, TextDiff};
-
 use super::enqueue_form::Fields;
+use super::line_diff::{DiffLine, line_diff};
 use naq_protocol::{escape, escape_json};
-
-/// Lines around a change that are shown.
-const CONTEXT_LINES: usize = 3;
-
-/// Most lines of a difference.
-const LINES_MAX: usize = 400;
-
-/// A line of a difference.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct DiffLine {
-    /// `+`, `-`, or a space. `…` stands for lines that are left out.
-    pub(super) sign: char,
-    pub(super) text: String,
-}
 
 /// The lines that differ between two envelopes, with some around them. Empty if nothing differs.
 pub(super) fn envelope_diff(before: &Fields, after: &Fields) -> Vec<DiffLine> {
-    let (before, after) = (lines(before), lines(after));
-    let (before, after) = (slices(&before), slices(&after));
-    let diff = TextDiff::from_slices(&before, &after);
-    let mut found = Vec::new();
-    for (at, group) in diff.grouped_ops(CONTEXT_LINES).iter().enumerate() {
-        if at > 0 {
-            found.push(left_out());
-        }
-        let changes = group.iter().flat_map(|op| diff.iter_changes(op));
-        found.extend(changes.map(|change| DiffLine {
-            sign: match change.tag() {
-                ChangeTag::Delete => '-',
-                ChangeTag::Insert => '+',
-                ChangeTag::Equal => ' ',
-            },
-            text: change.value().to_owned(),
-        }));
-    }
-    if found.len() > LINES_MAX {
-        found.truncate(LINES_MAX);
-        found.push(left_out());
-    }
-    found
-}
-
-fn left_out() -> DiffLine {
-    DiffLine {
-        sign: '…',
-        text: String::new(),
-    }
-}
-
-fn slices(lines: &[String]) -> Vec<&str> {
-    lines.iter().map(String::as_str).collect()
+    line_diff(&lines(before), &lines(after))
 }
 
 /// An envelope in lines: one for each field, argument, variable and label, and for each line of a script.
@@ -133,14 +84,5 @@ mod tests {
                 "   | c"
             ]
         );
-    }
-
-    #[test]
-    fn a_long_difference_is_cut() {
-        let lines: Vec<String> = (0..1_000).map(|line| line.to_string()).collect();
-        let after = serde_json::to_string(&lines).unwrap();
-        let found = diff(r#"{"args":[]}"#, &format!(r#"{{"args":{after}}}"#));
-        assert_eq!(found.len(), LINES_MAX + 1);
-        assert_eq!(found.last().map(String::as_str), Some("…"));
     }
 }

@@ -24,6 +24,7 @@ mod guard;
 mod hidden_values;
 mod job_rows;
 mod job_search;
+mod line_diff;
 mod live;
 mod live_output;
 mod live_streams;

@@ -61,6 +61,12 @@ const PAGES: &[Route] = &[
         on(method, pages::job::show)
     }),
     Route::get(
+        "/jobs/{job}/attempts",
+        Right::View,
+        "Two attempts of a job side by side",
+        |method| on(method, pages::attempts::show),
+    ),
+    Route::get(
         "/jobs/{job}/rows",
         Right::View,
         "Lines of the output of a job, for an open page",

@@ -28,6 +28,7 @@ const TEMPLATES: &[(&str, &str)] = &[
         "dependencies.html",
         include_str!("templates/dependencies.html"),
     ),
+    ("attempts.html", include_str!("templates/attempts.html")),
     ("flow.html", include_str!("templates/flow.html")),
     ("flow_body.html", include_str!("templates/flow_body.html")),
     ("enqueue.html", include_str!("templates/enqueue.html")),

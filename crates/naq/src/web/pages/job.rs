@@ -14,6 +14,7 @@ use super::frame::frame;
 use super::job_envelope::{EnvelopeView, envelope_view};
 use super::job_output::{Selection, outputs};
 use super::job_view::{JobReading, job_view};
+use super::past_runs::past_runs;
 use crate::clock;
 use crate::web::access::{Identity, Right};
 use crate::web::api::jobs::has_ended;
@@ -62,7 +63,7 @@ async fn page(
 ) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
     let selection = Selection::parse(query)?;
-    let reading = JobReading::read(&web.client, &job).await?;
+    let reading = JobReading::read(&web.client, &job, identity.right).await?;
     let record = &reading.record;
     let has_ended = record.state().is_terminal();
     let outputs = match has_ended {
@@ -86,6 +87,11 @@ async fn page(
     context.insert("has_dependencies", &dependencies.is_some());
     if let Some(dependencies) = &dependencies {
         context.insert("dependencies", dependencies);
+    }
+    let past_runs = past_runs(&web.client, record).await?;
+    context.insert("has_past_runs", &past_runs.is_some());
+    if let Some(past_runs) = &past_runs {
+        context.insert("past_runs", past_runs);
     }
     let envelope: Option<EnvelopeView> = envelope_view(record, address);
     context.insert("has_envelope", &envelope.is_some());

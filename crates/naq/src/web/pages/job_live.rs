@@ -90,7 +90,7 @@ async fn send_page(
     let mut last = String::new();
     loop {
         let read_at = Instant::now();
-        let reading = JobReading::read(&web.client, job).await?;
+        let reading = JobReading::read(&web.client, job, right).await?;
         let Ok(page) = body(web, right, &reading, web.base_path()) else {
             return Ok(());
         };

@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::attempts::{AttemptRow, attempt_table};
 use super::job_row::{between, class_of};
+use super::job_timeline::{Moment, timeline};
 use crate::text::waiting::describe;
-use crate::text::{Ending, bytes, count, excerpt, relative_time, span};
+use crate::text::{Ending, bytes, excerpt, span};
 use crate::web::access::Right;
 use crate::web::api::parameters::encode;
 use crate::web::filter::Filter;
 use crate::web::sentence::{Piece, pieces};
-use naq_client::{Client, ClientError, LabelFilter, WaitCause};
-use naq_protocol::{
-    BlockedOn, DependencyCondition, FLOW_LABEL, JobId, Record, State as JobState, Timestamp,
-    escape, escape_json,
-};
+use naq_client::{AuditFilter, AuditRecord, Client, ClientError, LabelFilter, WaitCause};
+use naq_protocol::{FLOW_LABEL, JobId, Record, Timestamp, escape, escape_json};
 
 /// How long the heartbeat of a worker is kept.
 const HEARTBEAT_KEPT: Duration = Duration::from_secs(15);
@@ -23,8 +22,11 @@ const HEARTBEAT_KEPT: Duration = Duration::from_secs(15);
 /// Maximum number of characters of a result or checkpoint that the page shows.
 const VALUE_CHARS_MAX: usize = 16_384;
 
-/// Maximum number of a blocked job's dependencies that the timeline names.
-const DEPENDENCIES_SHOWN_MAX: usize = 10;
+/// Maximum number of changes by users that the timeline names.
+const CHANGES_MAX: usize = 20;
+
+/// Maximum number of entries of the audit that are read for the changes of a job.
+const AUDIT_READ_MAX: usize = 1_000;
 
 /// The data of a job, read for each version of its page.
 pub(super) struct JobReading {
@@ -33,16 +35,23 @@ pub(super) struct JobReading {
     cause: Option<WaitCause>,
     /// The structured result, as JSON.
     result: Option<String>,
+    /// Changes of the job that the audit has, earliest first. Empty before the job has ended, and for viewers who may
+    /// not read the audit.
+    changes: Vec<AuditRecord>,
     /// Name of the job's worker. `None` if the job has none, or if the worker's heartbeat has expired.
     worker_name: Option<String>,
 }
 
 impl JobReading {
-    /// Reads a job.
+    /// Reads a job, for a viewer with this right.
     ///
     /// # Errors
     /// Returns an error if the job does not exist, or NATS does not answer.
-    pub(super) async fn read(client: &Client, job: &JobId) -> Result<JobReading, ClientError> {
+    pub(super) async fn read(
+        client: &Client,
+        job: &JobId,
+        right: Right,
+    ) -> Result<JobReading, ClientError> {
         let record = client.fetch_job(job).await?;
         let cause = client.wait_cause(&record).await.unwrap_or_default();
         let result = client.read_result(&record).await?;
@@ -54,13 +63,31 @@ impl JobReading {
             }
             None => None,
         };
+        let changes = match right >= Right::Operate && record.state().is_terminal() {
+            true => read_changes(client, &record).await.unwrap_or_default(),
+            false => Vec::new(),
+        };
         Ok(JobReading {
             record,
             cause,
             result,
+            changes,
             worker_name,
         })
     }
+}
+
+/// The changes of an ended job since it was enqueued that are among the last entries of the audit.
+async fn read_changes(client: &Client, record: &Record) -> Result<Vec<AuditRecord>, ClientError> {
+    let filter = AuditFilter {
+        since: Some(record.enqueue_time),
+        job: Some(record.job_id.clone()),
+        ..AuditFilter::default()
+    };
+    let list = client.list_audit(&filter, None).await?;
+    let mut changes = list.page(CHANGES_MAX, AUDIT_READ_MAX).await?.entries;
+    changes.reverse();
+    Ok(changes)
 }
 
 /// The variables of `job_body.html`.
@@ -79,6 +106,7 @@ pub(super) struct JobView {
     facts: Vec<Fact>,
     labels: Vec<Fact>,
     timeline: Vec<Moment>,
+    attempts: Option<Vec<AttemptRow>>,
     bar: Option<Bar>,
     resources: Vec<Fact>,
     progress: Option<Progress>,
@@ -118,17 +146,6 @@ impl Fact {
             ..Fact::new(name, value)
         }
     }
-}
-
-/// An event in the life of the job.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Moment {
-    text: String,
-    class: &'static str,
-    at: String,
-    relative: String,
-    /// The time since the event before. Empty for the first one.
-    gap: String,
 }
 
 /// The shares of waiting and running, in thousandths.
@@ -174,7 +191,8 @@ pub(super) fn job_view(reading: &JobReading, right: Right, now: Timestamp) -> Jo
             .collect(),
         facts: facts(reading, now),
         labels: labels(record),
-        timeline: timeline(record, now),
+        timeline: timeline(record, &reading.changes, now),
+        attempts: attempt_table(record, now),
         bar: bar(record, now),
         resources: resources(record),
         progress: progress(record),
@@ -301,111 +319,6 @@ fn labels(record: &Record) -> Vec<Fact> {
     labels.collect()
 }
 
-/// Past and coming events of the job.
-fn timeline(record: &Record, now: Timestamp) -> Vec<Moment> {
-    let mut events: Vec<(Timestamp, String, &'static str)> = Vec::new();
-    let mut add = |at: Timestamp, text: String, class| events.push((at, text, class));
-    if let (Some(tick), Some(schedule)) = (record.scheduled_for, &record.schedule_id) {
-        add(
-            tick,
-            format!("Due according to schedule {schedule}"),
-            "idle",
-        );
-    }
-    let text = format!("Enqueued in {}", record.queue);
-    add(record.enqueue_time, text, "idle");
-    if let Some(waits) = record.waits() {
-        add(waits.since, blocked(waits), "wait");
-        if let Some(until) = waits.until {
-            let text = "The job fails if a dependency is still missing".to_owned();
-            add(until, text, "idle");
-        }
-    }
-    for one in &record.interruptions {
-        let worker = escape(&one.worker_id);
-        let text = match (one.crashed, one.shared) {
-            (true, false) => format!("An attempt ended because worker {worker} crashed"),
-            (true, true) => {
-                format!(
-                    "An attempt ended because worker {worker} crashed; the crash does not count"
-                )
-            }
-            (false, _) => format!("An attempt stopped because worker {worker} lost its lease"),
-        };
-        add(one.at, text, "bad");
-    }
-    if let Some(started) = record.started_at {
-        let text = format!("Attempt {} started", record.attempt);
-        add(started, text, "run");
-    }
-    if let Some(finished) = record.finished_at() {
-        let text = match record.state() {
-            JobState::Retrying => format!("Attempt {} {}", record.attempt, failed(record)),
-            _ => capitalized(&Ending::of(record).to_string()),
-        };
-        add(finished, text, class_of(record.state()));
-    }
-    if let Some(next) = record.next_attempt_at() {
-        let text = match record.state() {
-            JobState::Retrying => format!("Attempt {} may start", record.attempt + 1),
-            _ => "Due".to_owned(),
-        };
-        add(next, text, "idle");
-    }
-    events.sort_by_key(|(at, ..)| *at);
-    let mut before: Option<Timestamp> = None;
-    let moments = events.into_iter().map(|(at, text, class)| Moment {
-        text,
-        class,
-        at: at.to_string(),
-        relative: relative_time(at, now),
-        gap: before
-            .replace(at)
-            .map(|before| format!("+{}", span(between(before, at))))
-            .unwrap_or_default(),
-    });
-    moments.collect()
-}
-
-/// How the attempt before a retry ended.
-fn failed(record: &Record) -> String {
-    match (record.reason(), record.exit_code) {
-        (Some(naq_protocol::Reason::Exit), Some(code)) => format!("failed (exit {code})"),
-        (Some(reason), _) => format!("failed ({reason})"),
-        (None, _) => "failed".to_owned(),
-    }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
-fn blocked(waits: &BlockedOn) -> String {
-    let shown = waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX);
-    let mut on: Vec<String> = shown
-        .map(|dependency| match dependency.on {
-            DependencyCondition::Success => dependency.job.to_string(),
-            on => format!("{} ({on})", dependency.job),
-        })
-        .collect();
-    let more = waits
-        .dependencies
-        .len()
-        .saturating_sub(DEPENDENCIES_SHOWN_MAX);
-    if more > 0 {
-        on.push(count(more as u64, "other"));
-    }
-    if let Some(key) = &waits.concurrency_key {
-        let key = excerpt(&escape(key), 80);
-        on.push(format!("a slot of the concurrency key {key}"));
-    }
-    format!("Blocked on {}", on.join(", "))
-}
-
 /// How long the job waited and how long it ran. `None` before it has started.
 fn bar(record: &Record, now: Timestamp) -> Option<Bar> {
     let started = record.started_at?;
@@ -461,66 +374,10 @@ fn progress(record: &Record) -> Option<Progress> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::job_timeline::tests::{at, record};
     use super::*;
     use crate::web::api::parameters::Query;
-    use naq_protocol::{Lease, Outcome, Phase, QueueName, Reason};
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_unix_ms(seconds * 1_000).unwrap()
-    }
-
-    fn record(phase: Phase) -> Record {
-        let mut record = Record::new(
-            JobId::new("a").unwrap(),
-            QueueName::new("build").unwrap(),
-            phase,
-            at(0),
-        );
-        record.attempt = 1;
-        record.started_at = Some(at(30));
-        record
-    }
-
-    fn texts(record: &Record) -> Vec<String> {
-        let moments = timeline(record, at(100));
-        let texts = moments
-            .into_iter()
-            .map(|moment| format!("{} {}", moment.text, moment.gap));
-        texts.collect()
-    }
-
-    #[test]
-    fn a_timeline_has_what_happened_and_what_will() {
-        let failed = record(Phase::Finished {
-            outcome: Outcome::Failed(Reason::Timeout),
-            finished_at: at(90),
-        });
-        assert_eq!(
-            texts(&failed),
-            [
-                "Enqueued in build ",
-                "Attempt 1 started +30.0s",
-                "Failed (timeout) +1m 0s"
-            ]
-        );
-        let mut retried = record(Phase::Retrying {
-            reason: Reason::Exit,
-            finished_at: at(90),
-            next_attempt_at: at(120),
-        });
-        retried.exit_code = Some(3);
-        assert_eq!(
-            texts(&retried)[2..],
-            [
-                "Attempt 1 failed (exit 3) +1m 0s",
-                "Attempt 2 may start +30.0s"
-            ]
-        );
-        let due = Phase::Scheduled { due: Some(at(200)) };
-        let mut due = record(due);
-        due.started_at = None;
-        assert_eq!(texts(&due), ["Enqueued in build ", "Due +3m 20s"]);
-    }
+    use naq_protocol::{Lease, Outcome, Phase, QueueName};
 
     #[test]
     fn links_to_lists_are_filters_whatever_they_contain() {
@@ -532,6 +389,7 @@ mod tests {
             record,
             cause: None,
             result: None,
+            changes: Vec::new(),
             worker_name: None,
         };
         let view = job_view(&reading, Right::View, at(100));
@@ -588,6 +446,7 @@ mod tests {
                 record: record(phase.clone()),
                 cause: None,
                 result: None,
+                changes: Vec::new(),
                 worker_name: None,
             };
             let view = job_view(&reading, right, at(100));

@@ -2,6 +2,7 @@
 
 mod action_live;
 pub(super) mod actions;
+pub(super) mod attempts;
 pub(super) mod audit;
 mod choice;
 mod dependencies;
@@ -14,11 +15,13 @@ mod job_envelope;
 mod job_live;
 pub(super) mod job_output;
 mod job_row;
+mod job_timeline;
 mod job_view;
 pub(super) mod jobs;
 pub(super) mod live;
 pub(super) mod login;
 pub(super) mod overview;
+mod past_runs;
 pub(super) mod problems;
 pub(super) mod schedule;
 pub(super) mod schedule_form;
