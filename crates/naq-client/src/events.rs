@@ -65,14 +65,54 @@ impl JobEvent {
     }
 }
 
+/// A change of the bucket of records, for a program that keeps its own view of all records. In contrast to a
+/// [`JobEvent`], it is reported for every revision, whether the job's state changed or not.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RecordUpdate<'a> {
+    /// A record was stored.
+    Stored(&'a RecordChange),
+    /// A record was removed or has expired, or its key has something else than the record of a job that a worker
+    /// has seen.
+    Removed {
+        /// The job.
+        job_id: &'a JobId,
+        /// The revision of the message that says so.
+        revision: u64,
+    },
+    /// Changes after a revision were missed. The latest revision of each record that was stored since follows.
+    CatchUpStarted {
+        /// The last revision before the gap.
+        after: u64,
+        /// The last revision of the bucket.
+        up_to: u64,
+    },
+    /// All that was missed has been reported, except for records that were removed without a marker.
+    CatchUpFinished,
+    /// The bucket was created again: no record from before exists.
+    BucketReplaced,
+}
+
+/// A function that receives every change of the bucket of records.
+pub type RecordObserver = Box<dyn FnMut(RecordUpdate<'_>) + Send>;
+
 /// Changes of states as they happen. [`Client::events`] returns it.
 pub struct JobEvents {
     watch: BrokerEventWatch,
     filter: JobFilter,
     memory: LastStates,
+    observer: Option<RecordObserver>,
 }
 
 impl JobEvents {
+    /// Calls a function for every change of the bucket of records, whatever the filter, within
+    /// [`JobEvents::next`]. What the bucket contained before the watch is not reported.
+    #[must_use]
+    pub fn with_observer(mut self, observer: RecordObserver) -> JobEvents {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Waits for the next event. `None` means that the connection was lost and is open again: events
     /// of enqueued jobs and of intermediate states may be missing, ends of jobs follow. Cancel safe.
     ///
@@ -80,10 +120,21 @@ impl JobEvents {
     /// Returns [`ClientError::Broker`] if NATS refuses the request.
     pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         loop {
-            let event = match self.watch.next().await? {
+            let event = self.watch.next().await?;
+            if let Some(observer) = &mut self.observer
+                && let Some(update) = record_update(&event)
+            {
+                observer(update);
+            }
+            let event = match event {
                 BrokerEvent::ConnectionLost => return Ok(None),
                 BrokerEvent::RecordStored(changed) => self.on_record(*changed),
                 BrokerEvent::MessageEnqueued(arrived) => self.on_message(*arrived),
+                BrokerEvent::RecordReplaced(_)
+                | BrokerEvent::RecordRemoved { .. }
+                | BrokerEvent::CatchUpStarted { .. }
+                | BrokerEvent::CatchUpFinished
+                | BrokerEvent::BucketReplaced => None,
             };
             if event.is_some() {
                 return Ok(event);
@@ -120,6 +171,26 @@ impl JobEvents {
         let is_selected = self.filter.matches(&record);
         is_selected.then(|| JobEvent::of(record, arrived.time, None, previous))
     }
+}
+
+/// The change of the bucket that an event is about. `None` if it is about something else.
+fn record_update(event: &BrokerEvent) -> Option<RecordUpdate<'_>> {
+    Some(match event {
+        BrokerEvent::RecordStored(changed) | BrokerEvent::RecordReplaced(changed) => {
+            RecordUpdate::Stored(changed)
+        }
+        BrokerEvent::RecordRemoved { job_id, revision } => RecordUpdate::Removed {
+            job_id,
+            revision: *revision,
+        },
+        BrokerEvent::CatchUpStarted { after, up_to } => RecordUpdate::CatchUpStarted {
+            after: *after,
+            up_to: *up_to,
+        },
+        BrokerEvent::CatchUpFinished => RecordUpdate::CatchUpFinished,
+        BrokerEvent::BucketReplaced => RecordUpdate::BucketReplaced,
+        BrokerEvent::MessageEnqueued(_) | BrokerEvent::ConnectionLost => return None,
+    })
 }
 
 /// The last change of each job. [`Client::latest_job_events`] returns it.
@@ -167,6 +238,7 @@ impl Client {
             watch: self.broker.watch_events().await?,
             filter: filter.clone(),
             memory: LastStates::default(),
+            observer: None,
         })
     }
 

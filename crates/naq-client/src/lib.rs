@@ -80,6 +80,7 @@ mod private_file;
 mod queue;
 mod raw_envelope;
 mod record_changes;
+mod record_outlines;
 mod record_summary;
 mod rerun;
 mod schedule_backfill;
@@ -104,7 +105,7 @@ pub use dead_letters::{
 };
 pub use delayed_jobs::{DelayedJobPage, DelayedJobSummary, DelayedJobs, Rescheduled};
 pub use error::{ClientError, ErrorKind};
-pub use events::{JobEvent, JobEvents, LatestJobEvents};
+pub use events::{JobEvent, JobEvents, LatestJobEvents, RecordObserver, RecordUpdate};
 pub use failure_group_id::FailureGroupId;
 pub use filter::{JobFilter, LabelFilter};
 pub use flow::DependencyNode;
@@ -118,6 +119,7 @@ pub use output_parts::{OutputGap, OutputParts, PartPosition};
 pub use private_file::write_private_file;
 pub use queue::Queue;
 pub use record_changes::RecordChangeConsumer;
+pub use record_outlines::RecordOutlines;
 pub use record_summary::RecordSummary;
 pub use rerun::Rerun;
 pub use schedule_backfill::{Backfill, BackfillRun};
@@ -139,9 +141,10 @@ pub use naq_jetstream::{
     AccountNames, AuditWriter, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation,
     ConnectFailure, ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial,
     DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream,
-    OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery,
-    Remedy, ResultsPurgeSummary, Role, RoleUser, SettingDifference, StorageUsage, UserKey,
-    UsersConfig, needed_role,
+    OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordBucketState,
+    RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
+    ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
+    SettingDifference, StorageUsage, UserKey, UsersConfig, needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{

@@ -1,6 +1,7 @@
 //! Lists of jobs in any state, a page at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -12,8 +13,10 @@ use super::filter::JobFilter;
 use super::raw_envelope::{as_json, command};
 use super::unclaimed::record_of;
 use super::{Client, ClientError, RecordSummary};
-use naq_jetstream::{EnvelopeLocation, JobCursor, JobListOptions, RecordOrMessage};
-use naq_protocol::{JobProgress, Record, State, Timestamp};
+use naq_jetstream::{
+    EnvelopeLocation, JobCursor, JobListOptions, RecordOrMessage, RecordRevisions,
+};
+use naq_protocol::{JobProgress, Record, ScheduleId, State, Timestamp};
 
 /// How many envelopes are read at the same time.
 const READS_AT_ONCE: usize = 32;
@@ -39,6 +42,9 @@ pub struct JobSummary {
     /// When the current or last attempt started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// The schedule that enqueued the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
     /// When the job ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
@@ -70,6 +76,7 @@ impl JobSummary {
             finished_at: record.finished_at(),
             next_attempt_at: record.next_attempt_at(),
             worker_id: record.worker_id,
+            schedule_id: record.schedule_id,
             worker_vanished: false,
             enqueue_time: record.enqueue_time,
             started_at: record.started_at,
@@ -108,6 +115,9 @@ pub struct JobSearch {
     pub scan_max: usize,
     /// No further job is read after this time. At least one is read, so that a search makes progress.
     pub time_max: Duration,
+    /// The records to read instead of all. The filter and the caller's condition are checked for these too.
+    /// `None` means all records.
+    pub revisions: Option<Arc<dyn RecordRevisions>>,
 }
 
 /// A job that the filter selected, and the place of its envelope if that has to be read.
@@ -160,6 +170,7 @@ impl Client {
             limit,
             scan_max: usize::MAX,
             time_max: Duration::MAX,
+            revisions: None,
         };
         self.search_jobs(&search, |_| true).await
     }
@@ -186,6 +197,7 @@ impl Client {
                 only_records: !filter.may_match_state(State::Queued)
                     && !filter.may_match_state(State::Scheduled),
                 before: search.before.clone(),
+                revisions: search.revisions.clone(),
             })
             .await?;
         let started = Instant::now();

@@ -69,6 +69,10 @@ pub enum BrokerError {
     /// The stream, bucket or object does not exist.
     #[error("{0} does not exist")]
     NotFound(String),
+    /// The position from which a list should continue belongs to a stream that was removed, or that has lost
+    /// its last messages.
+    #[error("the list that the cursor belongs to no longer exists; start again without a cursor")]
+    StaleCursor,
     /// A compare-and-set found another revision.
     #[error("another client changed it first")]
     Conflict,
@@ -240,7 +244,9 @@ impl BrokerError {
             | BrokerError::Unsuitable { .. }
             | BrokerError::NoJetStream(_) => BrokerErrorKind::Unsupported,
             BrokerError::InvalidPrefix(_) => BrokerErrorKind::InvalidOptions,
-            BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => BrokerErrorKind::NotFound,
+            BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) | BrokerError::StaleCursor => {
+                BrokerErrorKind::NotFound
+            }
             BrokerError::Conflict
             | BrokerError::JobIdConflict(_)
             | BrokerError::DueTimeConflict { .. } => BrokerErrorKind::Conflict,

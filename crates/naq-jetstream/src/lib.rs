@@ -63,6 +63,7 @@ pub use finish_job::SlotWaiter;
 pub use jobs::delayed::DelayedJob;
 pub use jobs::delayed_listing::{DelayedJobCursor, DelayedJobListing};
 pub use jobs::find::EnvelopeLocation;
+pub use jobs::indexed_scan::{RecordRevisions, RevisionBatch, RevisionBound, RevisionsLeft};
 pub use jobs::listing::{JobCursor, JobListOptions, JobListing, ListedJob, RecordOrMessage};
 pub use jobs::message::{EnqueueAck, JobMessage, MessageState, NewJob};
 pub use layout::memory::ReplicaSummary;
@@ -89,6 +90,7 @@ pub use reconcile::{
 pub use records::change::{LatestRecordChanges, RecordChange};
 pub use records::consumer::{RecordChangeConsumer, RecordChangeDelivery};
 pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage};
+pub use records::outline::{OutlinedRecord, RecordBucketState, RecordOutline, RecordOutlines};
 pub use records::purge_results::ResultsPurgeSummary;
 pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
 pub use request_timings::{RequestKind, RequestObserver};

@@ -187,7 +187,10 @@ impl<T> Watch<T> {
                 return Some(WatchEvent::Gap);
             }
             if sequence <= self.position && self.skips_seen {
-                return None;
+                // The first message of a stream, after others: the stream may have been created again,
+                // so that its sequences say nothing. The caller reads its state.
+                let is_another = sequence == 1 && self.position > 1;
+                return is_another.then_some(WatchEvent::Gap);
             }
             self.mark_seen_up_to(sequence);
         }

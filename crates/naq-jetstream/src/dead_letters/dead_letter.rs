@@ -221,7 +221,7 @@ impl Broker {
     ) -> Result<DeadLetters, BrokerError> {
         let stream = self.names.dead_letter_stream();
         Ok(DeadLetters(
-            self.scan_reverse(stream, until, |_, _, message| {
+            self.scan_reverse(stream, until, None, |_, _, message| {
                 Box::pin(async move { Ok(dead_letter_from_message(&message)) })
             })
             .await?,

@@ -1,11 +1,16 @@
 //! Lists jobs in all states, newest change first: records and the messages of queues, merged.
 //!
 //! Every source is a stream in the order of the server's time, so the newest of the sources' heads
-//! is the newest of all. Nothing is read that the caller does not ask for.
+//! is the newest of all. Nothing is read that the caller does not ask for. A caller with an index of the
+//! records chooses which of them are read; the positions in the listing are the same with and without it.
+
+use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
+use super::indexed_scan::{IndexedScan, RecordRevisions, RevisionBound};
 use super::message::{JobMessage, MessageState, delayed_state, job_id_of, job_message};
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -28,6 +33,11 @@ impl JobCursor {
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// The sequence of the message at this position, if it is of this stream.
+    fn sequence_in(&self, stream: &str) -> Option<u64> {
+        (self.stream == stream).then_some(self.sequence)
     }
 }
 
@@ -68,6 +78,8 @@ pub struct JobListOptions {
     pub only_records: bool,
     /// List only jobs before this position.
     pub before: Option<JobCursor>,
+    /// The records to list. `None` means all of them.
+    pub revisions: Option<Arc<dyn RecordRevisions>>,
 }
 
 /// The record of a job, or else its message.
@@ -97,8 +109,16 @@ pub struct JobListing {
 }
 
 struct Source {
-    jobs: ReverseScan<ListedJob>,
+    jobs: SourceJobs,
     head: Option<ListedJob>,
+}
+
+/// Where the jobs of a source come from.
+enum SourceJobs {
+    /// All messages of a stream.
+    Stream(Box<ReverseScan<ListedJob>>),
+    /// The records that an index selects.
+    Index(Box<IndexedScan<ListedJob>>),
 }
 
 impl JobListing {
@@ -127,7 +147,10 @@ impl Source {
 
     async fn advance(&mut self, before: Option<&JobCursor>) -> Result<(), BrokerError> {
         loop {
-            self.head = self.jobs.next().await?;
+            self.head = match &mut self.jobs {
+                SourceJobs::Stream(jobs) => jobs.next().await?,
+                SourceJobs::Index(jobs) => jobs.next().await?,
+            };
             match (&self.head, before) {
                 (Some(head), Some(before)) if head.cursor >= *before => {}
                 _ => return Ok(()),
@@ -142,14 +165,15 @@ impl Broker {
     /// continues from a position, not at all.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
+    /// Returns an error if the server does not answer, and [`BrokerError::StaleCursor`] if the stream of the
+    /// position to continue at was removed, or has lost its last messages.
     pub async fn list_jobs(&self, options: &JobListOptions) -> Result<JobListing, BrokerError> {
         let mut wanted: Vec<(String, Decode<ListedJob>)> = Vec::new();
-        if !options.only_messages {
-            let records = Names::bucket_stream(&self.names.results_bucket());
-            wanted.push((records, |_, stream, message| {
-                Box::pin(async move { Ok(record(stream, &message)) })
-            }));
+        if !options.only_messages && options.revisions.is_none() {
+            wanted.push((
+                Names::bucket_stream(&self.names.results_bucket()),
+                decode_record,
+            ));
         }
         if !options.only_records {
             let queues = match &options.queue {
@@ -175,8 +199,10 @@ impl Broker {
                 let is_queue = self.names.queue_of_stream(&stream).is_some();
                 let is_one_of_all = is_queue && options.queue.is_none();
                 let opening = async {
+                    let sequence = before.and_then(|before| before.sequence_in(&stream));
+                    let jobs = self.scan_reverse(stream, until, sequence, decode).await?;
                     let mut source = Source {
-                        jobs: self.scan_reverse(stream, until, decode).await?,
+                        jobs: SourceJobs::Stream(Box::new(jobs)),
                         head: None,
                     };
                     source.advance(before).await?;
@@ -197,11 +223,52 @@ impl Broker {
             denied.check_some_readable()?;
         }
         drop(opening);
+        if let (Some(revisions), false) = (&options.revisions, options.only_messages) {
+            sources.push(self.open_indexed(revisions, before).await?);
+        }
         Ok(JobListing {
             before: options.before.clone(),
             sources,
         })
     }
+
+    /// Opens a source of the records that an index selects, from a position on.
+    async fn open_indexed(
+        &self,
+        revisions: &Arc<dyn RecordRevisions>,
+        before: Option<&JobCursor>,
+    ) -> Result<Source, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let sequence = before.and_then(|before| before.sequence_in(&stream));
+        // The index lags behind, so only the server knows whether the position exists.
+        if let Some(sequence) = sequence
+            && sequence > self.last_sequence(&stream).await?
+        {
+            return Err(BrokerError::StaleCursor);
+        }
+        let bound = match (before, sequence) {
+            (None, _) => RevisionBound::Newest,
+            (Some(_), Some(sequence)) => RevisionBound::Below(sequence),
+            (Some(before), None) => RevisionBound::NoLaterThan(before.time),
+        };
+        let revisions = Arc::clone(revisions);
+        let jobs = IndexedScan::new(self, stream, revisions, bound, decode_record);
+        let mut source = Source {
+            jobs: SourceJobs::Index(Box::new(jobs)),
+            head: None,
+        };
+        source.advance(before).await?;
+        Ok(source)
+    }
+}
+
+/// Decodes a record of the bucket.
+fn decode_record(
+    _: Broker,
+    stream: String,
+    message: StoredMessage,
+) -> BoxFuture<'static, Result<Option<ListedJob>, BrokerError>> {
+    Box::pin(async move { Ok(record(stream, &message)) })
 }
 
 fn entry(stream: String, message: &StoredMessage, entry: RecordOrMessage) -> ListedJob {

@@ -4,5 +4,6 @@ pub(crate) mod delayed;
 pub(crate) mod delayed_listing;
 pub(crate) mod enqueue;
 pub(crate) mod find;
+pub(crate) mod indexed_scan;
 pub(crate) mod listing;
 pub(crate) mod message;

@@ -3,7 +3,8 @@
 //! Live changes are core messages that the server republishes; those of records are numbered by
 //! their sequence in the bucket. If a sequence is skipped, or the connection was lost, the bucket is
 //! read from there on: it has the latest revision of each record, so that no end of a job is
-//! missed, although intermediate states may be.
+//! missed, although intermediate states may be. If the bucket was created again, it is read from its
+//! beginning.
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::{HeaderMap, Message};
@@ -21,9 +22,9 @@ use crate::jobs::message::{
 };
 use crate::names::Names;
 use crate::stream::stream_api::StoredMessage;
-use crate::stream::stream_reader::{StreamMessage, StreamRead};
+use crate::stream::stream_reader::{StreamMessage, StreamRead, StreamTip};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
-use naq_protocol::{JobId, Timestamp};
+use naq_protocol::{JobId, Record, Timestamp};
 
 /// A message of a job that entered a queue, or that is delayed.
 #[derive(Clone, Debug)]
@@ -43,6 +44,28 @@ pub struct EnqueuedMessage {
 pub enum BrokerEvent {
     /// A record was stored.
     RecordStored(Box<RecordChange>),
+    /// A record was stored under another revision, and its job did not change as far as this version can
+    /// tell: it has another TTL, or only a later version can read it.
+    RecordReplaced(Box<RecordChange>),
+    /// A record was removed or has expired, or its key has something else than the record of a job that a worker
+    /// has seen.
+    RecordRemoved {
+        /// The job.
+        job_id: JobId,
+        /// The revision of the message that says so.
+        revision: u64,
+    },
+    /// Changes after a revision were missed: what the bucket has stored since, up to another revision, follows.
+    CatchUpStarted {
+        /// The last revision before the gap.
+        after: u64,
+        /// The last revision of the bucket.
+        up_to: u64,
+    },
+    /// Everything that was missed has been reported.
+    CatchUpFinished,
+    /// The bucket was created again: the records before this event do not exist.
+    BucketReplaced,
     /// A job's message was stored in a queue, for the first time or again.
     MessageEnqueued(Box<EnqueuedMessage>),
     /// The connection was lost. Later events are read from the bucket, which does not have the
@@ -55,6 +78,8 @@ pub enum BrokerEvent {
 struct EventConnection {
     broker: Broker,
     live: Watch<BrokerEvent>,
+    /// When the bucket was created. `None` if it does not exist.
+    created_at: Option<Timestamp>,
 }
 
 impl EventConnection {
@@ -67,8 +92,13 @@ impl EventConnection {
         // answered after the subscription is active, since the server processes one connection in
         // order
         let stream = Names::bucket_stream(&broker.names.results_bucket());
-        live.set_position(broker.last_sequence(&stream).await?);
-        Ok(EventConnection { broker, live })
+        let tip = broker.stream_tip(&stream).await?;
+        live.set_position(tip.last_sequence);
+        Ok(EventConnection {
+            broker,
+            live,
+            created_at: tip.created_at,
+        })
     }
 
     /// Opens a connection, and retries until it succeeds.
@@ -96,9 +126,17 @@ pub struct BrokerEventWatch {
     /// Whether changes after `contiguous_up_to` may be missing and have to be read.
     gap: bool,
     catching_up: Option<mpsc::Receiver<Result<StreamMessage, BrokerError>>>,
+    /// When the bucket was created, as of the last read of its state. `None` if it did not exist.
+    created_at: Option<Timestamp>,
 }
 
 impl BrokerEventWatch {
+    /// Everything up to this revision was reported, or existed before the watch.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.contiguous_up_to
+    }
+
     /// Waits for the next event. Cancel safe.
     ///
     /// # Errors
@@ -113,11 +151,11 @@ impl BrokerEventWatch {
                     None => {
                         self.catching_up = None;
                         self.contiguous_up_to = self.connection.live.position();
-                        Ok(None)
+                        Ok(Some(BrokerEvent::CatchUpFinished))
                     }
                 }
             } else if self.gap {
-                self.catch_up().await.map(|()| None)
+                self.catch_up().await.map(Some)
             } else {
                 self.live().await
             };
@@ -162,30 +200,40 @@ impl BrokerEventWatch {
         })
     }
 
-    /// Opens another connection, and returns the bucket's last sequence as of its subscription. The
-    /// position stays: what was stored between the two connections has to be read.
-    async fn reconnect(&mut self) -> u64 {
+    /// Opens another connection, and returns the bucket's state as of its subscription. The position
+    /// stays: what was stored between the two connections has to be read.
+    async fn reconnect(&mut self) -> StreamTip {
         let position = self.connection.live.position();
         self.connection = EventConnection::open_with_retry(&self.broker).await;
-        let last = self.connection.live.position();
+        let tip = StreamTip {
+            last_sequence: self.connection.live.position(),
+            created_at: self.connection.created_at,
+            ..StreamTip::default()
+        };
         self.connection.live.set_position(position);
-        last
+        tip
     }
 
-    async fn catch_up(&mut self) -> Result<(), BrokerError> {
+    /// Starts to read what was missed. If that is a bucket that was created again, reports it first, and is
+    /// called again.
+    async fn catch_up(&mut self) -> Result<BrokerEvent, BrokerError> {
         let bucket = self.broker.names.results_bucket();
         let stream = Names::bucket_stream(&bucket);
         // on the connection of the events, so that it is answered after that connection's
         // subscription is active again
-        let last = match self.connection.broker.last_sequence(&stream).await {
-            Ok(last) => last,
+        let tip = match self.connection.broker.stream_tip(&stream).await {
+            Ok(tip) => tip,
             Err(_) => self.reconnect().await,
         };
-        if last < self.contiguous_up_to {
-            // the bucket was deleted and created again
+        // a bucket that has lost its last messages gives their sequences to others
+        let is_another = self.created_at.is_some() && tip.created_at != self.created_at;
+        if is_another || tip.last_sequence < self.contiguous_up_to {
+            self.created_at = tip.created_at;
             self.contiguous_up_to = 0;
             self.connection.live.set_position(0);
+            return Ok(BrokerEvent::BucketReplaced);
         }
+        self.created_at = tip.created_at;
         let scan = StreamRead {
             filter: format!("$KV.{bucket}.>"),
             deliver: DeliverPolicy::ByStartSequence {
@@ -195,7 +243,10 @@ impl BrokerEventWatch {
         };
         self.catching_up = Some(self.broker.read_stream(&stream, scan).await?);
         self.gap = false;
-        Ok(())
+        Ok(BrokerEvent::CatchUpStarted {
+            after: self.contiguous_up_to,
+            up_to: tip.last_sequence,
+        })
     }
 
     fn take(&mut self, message: StreamMessage) -> Option<BrokerEvent> {
@@ -203,12 +254,12 @@ impl BrokerEventWatch {
             return None;
         }
         self.connection.live.mark_seen_up_to(message.sequence);
-        let time = Timestamp::from_unix_ms(message.time_unix_ms);
         stored(
+            &message.subject,
             &message.headers,
             &message.payload,
             message.sequence,
-            time,
+            Timestamp::from_unix_ms(message.time_unix_ms),
             self.contiguous_up_to,
         )
     }
@@ -234,7 +285,14 @@ fn parse_event(names: &Names, message: Message) -> Parsed<BrokerEvent> {
     let seen = revision.saturating_sub(1);
     Parsed {
         sequence: Some(revision),
-        value: stored(&headers, &message.payload, revision, time, seen),
+        value: stored(
+            &message.subject,
+            &headers,
+            &message.payload,
+            revision,
+            time,
+            seen,
+        ),
     }
 }
 
@@ -244,20 +302,38 @@ fn is_of_queue(subject: &str) -> bool {
     subject.split('.').count() > 3
 }
 
-/// The event of a stored record. `None` if the message is not a record, or is a copy of one that
-/// was seen.
+/// The event of a message of the bucket. `None` if its key is not the id of a job.
 fn stored(
+    subject: &str,
     headers: &HeaderMap,
     payload: &[u8],
     revision: u64,
     time: Option<Timestamp>,
     seen: u64,
 ) -> Option<BrokerEvent> {
-    let changed = parse_change(headers, payload, revision, time)?;
-    if changed.copy_of.is_some_and(|original| original <= seen) {
-        return None;
+    if let Some(changed) = parse_change(headers, payload, revision, time) {
+        let is_seen = changed.copy_of.is_some_and(|original| original <= seen);
+        let changed = Box::new(changed);
+        return Some(match is_seen {
+            true => BrokerEvent::RecordReplaced(changed),
+            false => BrokerEvent::RecordStored(changed),
+        });
     }
-    Some(BrokerEvent::RecordStored(Box::new(changed)))
+    let job_id = JobId::new(subject.rsplit('.').next()?).ok()?;
+    let problem = serde_json::from_slice::<Record>(payload).err();
+    let unreadable = problem
+        .zip(time)
+        .and_then(|(problem, time)| Record::unreadable(job_id.clone(), payload, time, &problem));
+    Some(match unreadable {
+        Some(record) => BrokerEvent::RecordReplaced(Box::new(RecordChange {
+            record,
+            revision,
+            previous: None,
+            copy_of: None,
+            time,
+        })),
+        None => BrokerEvent::RecordRemoved { job_id, revision },
+    })
 }
 
 /// The event of a message stored in a queue's stream. `None` for messages that are not a step
@@ -292,6 +368,7 @@ impl Broker {
             broker: self.clone(),
             link: self.link.clone(),
             contiguous_up_to: connection.live.position(),
+            created_at: connection.created_at,
             connection,
             gap: false,
             catching_up: None,

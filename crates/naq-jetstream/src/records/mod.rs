@@ -3,6 +3,7 @@
 pub(crate) mod change;
 pub(crate) mod consumer;
 pub(crate) mod events;
+pub(crate) mod outline;
 pub(crate) mod purge_results;
 pub(crate) mod record;
 

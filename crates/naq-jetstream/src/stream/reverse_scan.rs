@@ -111,14 +111,22 @@ impl<T: Send + 'static> ReverseScan<T> {
 
 impl Broker {
     /// Reads a stream backwards, from the newest message that is no later than `until`; yields
-    /// nothing if the stream does not exist.
+    /// nothing if the stream does not exist. `sequence` is that of a message that the stream had.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::StaleCursor`] if the stream has not had this sequence: it is another
+    /// stream of the same name, or it has lost its last messages.
     pub(crate) async fn scan_reverse<T: Send + 'static>(
         &self,
         stream: String,
         until: Option<Timestamp>,
+        sequence: Option<u64>,
         decode: Decode<T>,
     ) -> Result<ReverseScan<T>, BrokerError> {
         let (first, last) = self.first_and_last_sequence(&stream).await?;
+        if sequence.is_some_and(|sequence| sequence > last) {
+            return Err(BrokerError::StaleCursor);
+        }
         let next = match until {
             None => last,
             Some(until) => self

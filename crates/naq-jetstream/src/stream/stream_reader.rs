@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::connection::denial::DenialWatch;
 use crate::error::{BrokerError, has_consumer_code, is_stream_not_found};
 use crate::stream::stream_api::MessageSelector;
+use naq_protocol::Timestamp;
 
 /// A message of a bulk read.
 pub(crate) struct StreamMessage {
@@ -21,6 +22,17 @@ pub(crate) struct StreamMessage {
     pub(crate) time_unix_ms: i64,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
+}
+
+/// The end of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StreamTip {
+    /// The last sequence; 0 if the stream is empty or does not exist.
+    pub(crate) last_sequence: u64,
+    /// When the stream was created. `None` if it does not exist.
+    pub(crate) created_at: Option<Timestamp>,
+    /// Number of its subjects.
+    pub(crate) subjects: u64,
 }
 
 /// The messages of a stream to read.
@@ -161,11 +173,23 @@ impl Broker {
 
     /// The last sequence of a stream; 0 if the stream is empty or does not exist.
     pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
+        Ok(self.stream_tip(stream).await?.last_sequence)
+    }
+
+    /// The end of a stream.
+    pub(crate) async fn stream_tip(&self, stream: &str) -> Result<StreamTip, BrokerError> {
         const DOING: &str = "reading a stream's state";
         let asking = self.jetstream.get_stream(stream);
         match self.until_denied(DOING, stream, asking).await? {
-            Ok(found) => Ok(found.cached_info().state.last_sequence),
-            Err(error) if is_stream_not_found(&error) => Ok(0),
+            Ok(found) => {
+                let info = found.cached_info();
+                Ok(StreamTip {
+                    last_sequence: info.state.last_sequence,
+                    created_at: Some(Timestamp(info.created)),
+                    subjects: info.state.subjects_count,
+                })
+            }
+            Err(error) if is_stream_not_found(&error) => Ok(StreamTip::default()),
             Err(error) => Err(self.request_error(DOING, error)),
         }
     }

@@ -37,6 +37,7 @@ pub(super) async fn search(
         limit,
         scan_max: SCAN_MAX,
         time_max: TIME_MAX,
+        revisions: None,
     };
     for filter in filters {
         let next = filter.job_filter();
