@@ -12,6 +12,7 @@ mod enqueue;
 mod failed;
 mod failed_pages;
 mod http;
+mod index;
 mod job;
 mod jobs;
 mod metrics;

@@ -18,6 +18,7 @@ use crate::web::{
     Token, Tokens, WebConfig,
 };
 use naq_client::{Client, write_private_file};
+use naq_protocol::units::ByteSize;
 
 /// Port of a dashboard unless another one is given.
 const PORT_DEFAULT: u16 = 8080;
@@ -51,6 +52,9 @@ pub(super) struct Args {
     /// File of tokens that only you can read; each line has view, operate or submit, a name, and a secret
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
+    /// Memory for the index of records, which serves lists and filters, some 100 bytes a record; off for none
+    #[arg(long, value_name = "SIZE", default_value = INDEX_DEFAULT)]
+    index: IndexSize,
     #[arg(
         long = "trusted-proxy",
         value_name = "ADDRESS",
@@ -132,6 +136,33 @@ impl Args {
     }
 }
 
+/// Maximum size of the index unless another one is given: ten million records.
+const INDEX_DEFAULT: &str = "1G";
+
+/// Maximum size of the index, in bytes. `None` means that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct IndexSize(Option<usize>);
+
+impl std::str::FromStr for IndexSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<IndexSize, String> {
+        if text == "off" {
+            return Ok(IndexSize(None));
+        }
+        let size: ByteSize = text
+            .parse()
+            .map_err(|error: String| format!("{error}, or off"))?;
+        match usize::try_from(size.0) {
+            Ok(bytes) if bytes >= INDEX_BYTES_MIN => Ok(IndexSize(Some(bytes))),
+            _ => Err("the smallest size is 1M; off switches the index off".to_owned()),
+        }
+    }
+}
+
+/// The smallest index, in bytes.
+const INDEX_BYTES_MIN: usize = 1 << 20;
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (stop, second_signal) = stop_signals()?;
     let address = SocketAddr::new(args.host, args.port);
@@ -161,6 +192,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         base_path: args.base_path,
         proxies,
         frame_ancestors: args.frame_ancestors,
+        index_bytes_max: args.index.0,
     };
     tokio::select! {
         served = serve(session, config, address, &token_file, stop) => served,
@@ -225,6 +257,10 @@ impl SideDashboard {
             base_path: BasePath::default(),
             proxies: Proxies::default(),
             frame_ancestors: Vec::new(),
+            index_bytes_max: INDEX_DEFAULT
+                .parse::<IndexSize>()
+                .ok()
+                .and_then(|size| size.0),
         };
         let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT));
         let listener = match TcpListener::bind(usual).await {
@@ -330,4 +366,24 @@ fn parse_token(line: &str) -> Result<Token, String> {
 
 fn file_failure(path: &Path, error: &std::io::Error) -> Failure {
     Failure::general(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_has_a_size_or_is_off() {
+        for (text, expected) in [
+            ("off", Some(None)),
+            ("1M", Some(Some(1 << 20))),
+            (INDEX_DEFAULT, Some(Some(1 << 30))),
+            ("1K", None),
+            ("much", None),
+            ("", None),
+        ] {
+            let parsed = text.parse().ok().map(|IndexSize(size)| size);
+            assert_eq!(parsed, expected, "{text}");
+        }
+    }
 }

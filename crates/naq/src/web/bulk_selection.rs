@@ -285,7 +285,7 @@ impl Targets {
                 };
                 // A job that the action changes moves to the front of the list, which the search has passed.
                 let filters = std::slice::from_ref(&**filter);
-                let found = search(client, filters, before, PAGE_MAX).await?;
+                let found = search(client, None, filters, before, PAGE_MAX).await?;
                 *page = found.jobs.into_iter();
                 if let Some(next) = found.next {
                     *position = Position::Before(next);

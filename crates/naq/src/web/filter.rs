@@ -7,16 +7,17 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::record_index::Conditions;
 use crate::clock;
 use naq_client::{JobFilter, JobSummary, LabelFilter};
 use naq_protocol::units::{excerpt, format_duration, parse_duration};
-use naq_protocol::{QueueName, Reason, State, Timestamp, WorkerInfo, escape};
+use naq_protocol::{QueueName, Reason, ScheduleId, State, Timestamp, WorkerInfo, escape};
 
 /// Longest filter, in bytes.
 pub(super) const BYTES_MAX: usize = 2_000;
 
 /// The fields, for error messages.
-const FIELDS: &str = "state, queue, label, reason, worker, since";
+const FIELDS: &str = "state, queue, label, reason, worker, schedule, id, since";
 
 /// Further names of states, which the filter accepts in addition to the names in records.
 const STATE_ALIASES: [(&str, State); 2] =
@@ -35,6 +36,10 @@ pub(super) struct Filter {
     pub(super) reasons: Vec<Reason>,
     /// Jobs of workers with one of these ids, names or hosts. Empty means any worker.
     pub(super) workers: Vec<String>,
+    /// Jobs that one of these schedules enqueued. Empty means any job.
+    pub(super) schedules: Vec<ScheduleId>,
+    /// Jobs whose id begins with one of these texts. Empty means any id.
+    pub(super) ids: Vec<String>,
     /// Jobs that changed since this time. `None` means no limit.
     pub(super) since: Option<Since>,
     /// Jobs whose id, command or error contains each of these texts, whatever their case.
@@ -181,6 +186,11 @@ impl Filter {
             "label" => self.labels.push(value.parse()?),
             "reason" => self.reasons.push(value.parse()?),
             "worker" => self.workers.push(value.to_owned()),
+            "schedule" => {
+                let schedule = ScheduleId::new(value).map_err(|error| error.to_string())?;
+                self.schedules.push(schedule);
+            }
+            "id" => self.ids.push(value.to_owned()),
             "since" if self.since.is_some() => {
                 return Err("`since` is given more than once".to_owned());
             }
@@ -222,7 +232,37 @@ impl Filter {
                 .worker_id
                 .as_deref()
                 .is_some_and(|id| self.names_worker(id, workers));
-        has_state && has_labels && is_of_queue && has_reason && is_of_worker && self.has_texts(job)
+        let is_of_schedule = self.schedules.is_empty()
+            || job
+                .schedule_id
+                .as_ref()
+                .is_some_and(|id| self.schedules.contains(id));
+        let id = record.job_id.as_str();
+        let has_id = self.ids.is_empty() || self.ids.iter().any(|begin| id.starts_with(begin));
+        has_state
+            && has_id
+            && has_labels
+            && is_of_queue
+            && has_reason
+            && is_of_worker
+            && is_of_schedule
+            && self.has_texts(job)
+    }
+
+    /// The conditions that the index checks: all but the texts and the time.
+    pub(super) fn conditions(&self, workers: &[WorkerInfo]) -> Conditions {
+        let named = workers.iter().map(|worker| worker.worker_id.as_str());
+        let named = named.filter(|id| self.names_worker(id, workers));
+        let ids = self.workers.iter().map(String::as_str).chain(named);
+        Conditions {
+            states: self.states.clone(),
+            reasons: self.reasons.clone(),
+            queues: self.queues.iter().map(ToString::to_string).collect(),
+            schedules: self.schedules.iter().map(ToString::to_string).collect(),
+            workers: (!self.workers.is_empty()).then(|| ids.map(str::to_owned).collect()),
+            labels: self.labels.clone(),
+            ids: self.ids.clone(),
+        }
     }
 
     fn names_worker(&self, id: &str, workers: &[WorkerInfo]) -> bool {
@@ -290,6 +330,12 @@ impl fmt::Display for Filter {
         for worker in &self.workers {
             add("worker", worker);
         }
+        for schedule in &self.schedules {
+            add("schedule", schedule.as_str());
+        }
+        for id in &self.ids {
+            add("id", id);
+        }
         match self.since {
             Some(Since::Ago(duration)) => add("since", &format_duration(duration)),
             Some(Since::At(moment)) => add("since", &moment.to_string()),
@@ -323,7 +369,7 @@ mod tests {
     #[test]
     fn each_field_and_quoted_text_is_read() {
         let filter = parse(
-            r#" state:failed state:delayed queue:mail label:team=x label:"a b=c d" reason:timeout since:2h worker:host "some \"text\"" word "#,
+            r#" state:failed state:delayed queue:mail label:team=x label:"a b=c d" reason:timeout since:2h schedule:nightly id:0198 worker:host "some \"text\"" word "#,
         )
         .unwrap();
         assert_eq!(filter.states, [State::Failed, State::Scheduled]);
@@ -333,6 +379,8 @@ mod tests {
         assert_eq!(filter.reasons, [Reason::Timeout]);
         assert_eq!(filter.since, Some(Since::Ago(Duration::from_secs(7_200))));
         assert_eq!(filter.workers, ["host"]);
+        assert_eq!(filter.ids, ["0198"]);
+        assert_eq!(filter.schedules, [ScheduleId::new("nightly").unwrap()]);
         assert_eq!(filter.texts, ["some \"text\"", "word"]);
         assert_eq!(parse("").unwrap(), Filter::default());
         assert_eq!(parse("\"http://x\"").unwrap().texts, ["http://x"]);
@@ -368,6 +416,7 @@ mod tests {
             ("state:", "`state:`: a value is missing"),
             (":x", "`:x`: unknown field"),
             ("queue:a.b", "`queue:a.b`: "),
+            ("schedule:a.b", "`schedule:a.b`: "),
             ("label:=x", "`label:=x`: "),
             ("reason:tiredness", "`reason:tiredness`: "),
             (
@@ -414,6 +463,7 @@ mod tests {
         let job = job(serde_json::json!({
             "worker_id": "w1",
             "labels": {"team": "x"},
+            "schedule_id": "nightly",
             "error": "Disk FULL",
             "envelope": {"command": "rsync", "args": ["a b"]},
         }));
@@ -431,6 +481,11 @@ mod tests {
             ("reason:exit reason:timeout", true),
             ("worker:w1", true),
             ("worker:w2", false),
+            ("schedule:nightly", true),
+            ("schedule:other", false),
+            ("id:Back", true),
+            ("id:1 id:Backup-1", true),
+            ("id:up", false),
             ("backup", true),
             ("rsync \"disk full\"", true),
             ("rsync missing", false),
@@ -463,6 +518,8 @@ mod tests {
                 labels: vec![LabelFilter { key: label, value }],
                 reasons: vec![Reason::Oom],
                 workers,
+                schedules: vec![ScheduleId::new("nightly").unwrap()],
+                ids: vec!["a b".to_owned()],
                 since: seconds.map(|seconds| Since::Ago(Duration::from_secs(seconds))),
                 texts,
             };

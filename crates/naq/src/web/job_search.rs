@@ -1,8 +1,14 @@
 //! Searches for jobs. Each reads a bounded number of them, however few are found.
+//!
+//! The index selects the records that may match, so that only these are read. Texts are in the records themselves,
+//! and messages of queues are not indexed, since nothing is announced when they leave: of both, a search reads a
+//! bounded number. Without a complete index, the same holds for all records.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::filter::Filter;
+use super::record_index::{Query, SharedIndex};
 use crate::clock;
 use naq_client::{Client, ClientError, JobCursor, JobPage, JobSearch};
 
@@ -19,6 +25,7 @@ const TIME_MAX: Duration = Duration::from_secs(1);
 /// Returns an error if NATS does not answer.
 pub(super) async fn search(
     client: &Client,
+    index: Option<&Arc<SharedIndex>>,
     filters: &[Filter],
     before: Option<JobCursor>,
     limit: usize,
@@ -49,6 +56,13 @@ pub(super) async fn search(
         let since = filter.since.map(|since| since.moment(now));
         search.since = search.since.max(since);
     }
+    search.revisions = index.and_then(|index| {
+        let conditions = filters.iter().map(|filter| filter.conditions(&workers));
+        index.select(Query {
+            conditions: conditions.collect(),
+            since_ms: search.since.map(|since| since.unix_ms()),
+        })
+    });
     let mut page = client
         .search_jobs(&search, |job| {
             filters.iter().all(|filter| filter.matches(job, &workers))

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::overview::{Activity, Facts, MinuteCounts};
+use super::record_index::SharedIndex;
 use crate::clock;
 use naq_client::{Client, ClientError, JobEvent, JobFilter};
 use naq_core::ExponentialBackoff;
@@ -59,6 +60,8 @@ pub(super) struct Live {
 
 struct Shared {
     client: Client,
+    /// Receives every change of a record. `None` if it is switched off.
+    index: Option<Arc<SharedIndex>>,
     events: broadcast::Sender<LiveEvent>,
     activity: Mutex<Activity>,
     viewers: AtomicUsize,
@@ -86,11 +89,16 @@ impl Drop for Viewer {
 
 impl Live {
     /// Starts to follow events, until `stop` is true.
-    pub(super) fn new(client: Client, stop: watch::Receiver<bool>) -> Live {
+    pub(super) fn new(
+        client: Client,
+        index: Option<Arc<SharedIndex>>,
+        stop: watch::Receiver<bool>,
+    ) -> Live {
         let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
         let (sender, snapshots) = watch::channel(None);
         let shared = Arc::new(Shared {
             client,
+            index,
             events,
             activity: Mutex::new(Activity::new(clock::now())),
             viewers: AtomicUsize::new(0),
@@ -150,7 +158,11 @@ impl Shared {
         let mut failures = 0;
         loop {
             let started = Instant::now();
-            if let Err(error) = self.forward_events().await {
+            let ended = self.forward_events().await;
+            if let Some(index) = &self.index {
+                index.on_watch_closed();
+            }
+            if let Err(error) = ended {
                 if started.elapsed() > RETRY_BACKOFF_MAX {
                     failures = 0;
                 }
@@ -170,6 +182,9 @@ impl Shared {
 
     async fn forward_events(&self) -> Result<(), ClientError> {
         let mut events = self.client.events(&JobFilter::default()).await?;
+        if let Some(index) = &self.index {
+            events = events.with_observer(index.observer());
+        }
         loop {
             let event = match events.next().await? {
                 Some(event) => {
@@ -220,7 +235,7 @@ impl Shared {
     }
 
     async fn read(&self) -> Result<Arc<Snapshot>, ClientError> {
-        let facts = Facts::read(&self.client).await?;
+        let facts = Facts::read(&self.client, self.index.as_deref()).await?;
         let minutes = {
             let mut activity = self.activity();
             activity.advance(clock::now());

@@ -40,6 +40,7 @@ mod pages;
 mod precondition;
 mod problem;
 mod proxies;
+mod record_index;
 mod route;
 mod routes;
 mod schedule_definition;

@@ -25,6 +25,8 @@ pub struct WebConfig {
     pub proxies: Proxies,
     /// Sites that may show the overview for a wall screen in a frame.
     pub frame_ancestors: Vec<FrameAncestor>,
+    /// Maximum size of the index of records, in bytes. `None` means that there is none.
+    pub index_bytes_max: Option<usize>,
 }
 
 /// A site that may show a page of the dashboard in a frame, such as `https://wiki.example.com`.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
+use super::record_index::{RecordIndex, SharedIndex};
 use naq_client::{Client, ClientError, ClockSkew, JobEvent, JobFilter, JobSummary, QueueInfo};
 use naq_protocol::{LeaderInfo, SchedulerInfo, State, Timestamp, WorkerInfo, WorkerState, escape};
 
@@ -19,6 +20,9 @@ pub(super) struct Facts {
     pub(super) clock_skew: Option<ClockSkew>,
     /// The jobs that changed last.
     pub(super) jobs: Vec<JobSummary>,
+    /// Workers that no longer send heartbeats and whose jobs have not ended, with the number of these jobs. Empty
+    /// without an index.
+    pub(super) vanished: Vec<(String, u64)>,
     /// The server's version and address, for people.
     pub(super) server: String,
 }
@@ -31,7 +35,15 @@ impl Facts {
     ///
     /// # Errors
     /// Returns an error if NATS does not answer, or denies the reads.
-    pub(super) async fn read(client: &Client) -> Result<Facts, ClientError> {
+    pub(super) async fn read(
+        client: &Client,
+        index: Option<&SharedIndex>,
+    ) -> Result<Facts, ClientError> {
+        let running = || {
+            let read = index.and_then(|index| index.read(RecordIndex::running_by_worker));
+            read.unwrap_or_default()
+        };
+        let running_before = running();
         let every_job = JobFilter::default();
         let (queues, workers, schedulers, leader, clock_skew, page) = futures_util::try_join!(
             client.list_queues(),
@@ -41,9 +53,15 @@ impl Facts {
             client.measure_clock_skew(),
             client.list_jobs(&every_job, None, None, LATEST_JOBS),
         )?;
+        // A worker that starts meanwhile has no job before, and one that ends has none after.
+        let mut vanished: Vec<(String, u64)> = running().into_iter().collect();
+        vanished.retain(|(id, _)| {
+            running_before.contains_key(id) && !workers.iter().any(|worker| worker.worker_id == *id)
+        });
         Ok(Facts {
             queues,
             workers,
+            vanished,
             schedulers,
             leader,
             clock_skew,
@@ -104,6 +122,16 @@ pub(super) fn warnings(facts: &Facts) -> Vec<Warning> {
                 &format!("naq worker {name}"),
             );
         }
+    }
+    for (worker, jobs) in &facts.vanished {
+        warn(
+            format!(
+                "the worker `{}` sends no heartbeats and has not ended {}",
+                escape(worker),
+                jobs_text(*jobs)
+            ),
+            "naq jobs --state running",
+        );
     }
     for worker in &facts.workers {
         if let Some(problem) = naq_client::describe_unstored(worker) {
@@ -246,6 +274,7 @@ mod tests {
             leader: None,
             clock_skew: None,
             jobs: Vec::new(),
+            vanished: Vec::new(),
             server: String::new(),
         }
     }
@@ -269,6 +298,18 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn a_worker_that_vanished_is_a_warning() {
+        let mut facts = facts(Vec::new());
+        facts.vanished = vec![("host\u{202e}-1".to_owned(), 1)];
+        let found = warnings(&facts);
+        assert_eq!(
+            found[0].text,
+            "the worker `host\\u{202e}-1` sends no heartbeats and has not ended 1 job"
+        );
+        assert_eq!(found[0].command, "naq jobs --state running");
     }
 
     #[test]

@@ -58,6 +58,8 @@ problem_kinds! {
         "The header `Allow` names the methods of this path.";
     CONFLICT 409 "conflict", "The request conflicts with the current state",
         "The id belongs to another envelope, or the job, queue or schedule is in a state that does not allow this.";
+    GONE 410 "gone", "The list no longer exists",
+        "The cursor belongs to a list whose stream was removed, or has lost its last messages. Start again without a cursor.";
     PRECONDITION_FAILED 412 "precondition-failed", "It has changed since it was read",
         "The header `If-Match` names a version that is not the present one, or `If-None-Match: *` finds that it exists. Read it again, and decide again.";
     TOO_LARGE 413 "too-large", "The body is too large",
@@ -281,6 +283,7 @@ impl From<ClientError> for Problem {
         }
         let kind = match (&error, error.kind()) {
             (ClientError::QueueFull { .. }, _) => &QUEUE_FULL,
+            (ClientError::Broker(BrokerError::StaleCursor), _) => &GONE,
             (ClientError::Broker(error), _) if error.kind() == BrokerErrorKind::TooLarge => {
                 &TOO_LARGE
             }

@@ -19,6 +19,7 @@ use super::metrics::WebMetrics;
 use super::options::{WebConfig, are_metrics_open, host_names};
 use super::output::Outputs;
 use super::problem::Problem;
+use super::record_index::{IndexState, SharedIndex};
 use super::sentence::pieces;
 use super::templates::Templates;
 use naq_client::Client;
@@ -49,6 +50,8 @@ pub(super) struct SharedState {
     pub(super) login: LoginGate,
     pub(super) live: Live,
     pub(super) streams: LiveStreams,
+    /// The index of all records. `None` if it is switched off.
+    pub(super) index: Option<Arc<SharedIndex>>,
     pub(super) failure_groups: Arc<FailureGroups>,
     pub(super) actions: Arc<BulkActions>,
     pub(super) outputs: Outputs,
@@ -69,9 +72,13 @@ impl Web {
         let failure_groups = Arc::new(FailureGroups::default());
         let groups = Arc::clone(&failure_groups);
         let base_path = config.base_path.clone();
+        let index = config
+            .index_bytes_max
+            .map(|bytes_max| SharedIndex::start(client.clone(), bytes_max, stop.clone()));
         let shared = SharedState {
-            live: Live::new(client.clone(), stop.clone()),
+            live: Live::new(client.clone(), index.clone(), stop.clone()),
             streams: LiveStreams::default(),
+            index,
             failure_groups,
             actions: BulkActions::new(client.clone(), groups, stop.clone()),
             outputs: Outputs::default(),
@@ -103,6 +110,15 @@ impl Web {
     /// The beginning of each path behind a reverse proxy; empty without one.
     pub(super) fn base_path(&self) -> &str {
         self.base_path.as_str()
+    }
+
+    /// The part of the records that the index contains, in percent, while they are being read. `None` means that the
+    /// index is complete, or that there is none.
+    pub(super) fn indexing(&self) -> Option<u8> {
+        match self.index.as_ref()?.state() {
+            IndexState::Indexing { percent } => Some(percent),
+            IndexState::Ready { .. } | IndexState::Unavailable => None,
+        }
     }
 
     /// Maximum size of the body of a request, in bytes: that of a message.

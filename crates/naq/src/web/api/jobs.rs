@@ -22,7 +22,7 @@ use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
-use naq_protocol::{Attempt, AuditAction, JobId, QueueName, Record};
+use naq_protocol::{Attempt, AuditAction, JobId, QueueName, Record, ScheduleId};
 
 /// Default number of jobs in a page.
 const LIMIT_DEFAULT: usize = 100;
@@ -72,6 +72,11 @@ pub(super) const ROUTES: &[Route] = &[
             "host-1",
         ),
         query(
+            "schedule",
+            "Only jobs that this schedule enqueued; may be given again",
+            "nightly",
+        ),
+        query(
             "q",
             "A filter as on the page of jobs; the other parameters narrow it down",
             "state:failed \"disk full\"",
@@ -82,7 +87,7 @@ pub(super) const ROUTES: &[Route] = &[
         other(200, "A line for each job", job_rows::CSV),
         other(200, "A line for each job", job_rows::NDJSON),
     ])
-    .problems(&[&problem::BAD_REQUEST]),
+    .problems(&[&problem::BAD_REQUEST, &problem::GONE]),
     Route::get(
         "/api/jobs/{job}",
         Right::View,
@@ -161,6 +166,10 @@ struct Jobs {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     is_cut: bool,
+    /// The part of the records that the index contains, 0 to 99, while they are being read. Until then, a search
+    /// reads the records themselves, and stops earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    indexing: Option<u8>,
 }
 
 async fn list(
@@ -182,6 +191,7 @@ async fn list(
     let filters = [parameters, language];
     let search = job_search::search(
         &web.client,
+        web.index.as_ref(),
         &filters,
         before,
         limit.unwrap_or(LIMIT_DEFAULT),
@@ -195,6 +205,7 @@ async fn list(
             jobs: page.jobs,
             next,
             is_cut: page.is_cut,
+            indexing: web.indexing(),
         })
         .into_response(),
     };
@@ -224,6 +235,9 @@ fn filter(query: &Query) -> Result<Filter, Problem> {
         text.parse()
             .map_err(|error: String| Problem::parameter("reason", error))
     });
+    let schedules = query
+        .all("schedule")
+        .map(|name| ScheduleId::new(name).map_err(|error| Problem::parameter("schedule", error)));
     let queue = query.parsed("queue", |name| QueueName::new(name))?;
     Ok(Filter {
         states: states.collect::<Result<_, _>>()?,
@@ -231,6 +245,7 @@ fn filter(query: &Query) -> Result<Filter, Problem> {
         labels: labels.collect::<Result<_, _>>()?,
         reasons: reasons.collect::<Result<_, _>>()?,
         workers: query.all("worker").map(str::to_owned).collect(),
+        schedules: schedules.collect::<Result<_, _>>()?,
         ..Filter::default()
     })
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::web::access::{Identity, Right};
 use crate::web::overview::{MinuteCounts, Warning, warnings};
 use crate::web::problem::Problem;
+use crate::web::record_index::IndexState;
 use crate::web::route::{Route, json, schema_of};
 use crate::web::state::Web;
 use naq_protocol::{LeaderInfo, SchedulerInfo};
@@ -48,6 +49,45 @@ struct ServerState {
     warnings: Vec<Warning>,
     /// Counts of each of the last 60 minutes, oldest first.
     minutes: Vec<MinuteCounts>,
+    /// The index of records, from which lists of jobs are served.
+    index: IndexInfo,
+}
+
+/// The index of records.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "index")]
+struct IndexInfo {
+    /// `ready`, `indexing`, `off`, or `unavailable` if NATS does not permit or answer the reads.
+    state: &'static str,
+    /// The part of the records that has been read, while they are being read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percent: Option<u8>,
+    /// Number of records, if it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<usize>,
+    /// Approximate memory, in bytes, if it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+}
+
+impl IndexInfo {
+    /// The state of an index. `None` means that it is switched off.
+    fn new(state: Option<IndexState>) -> IndexInfo {
+        let (state, percent, records, bytes) = match state {
+            None => ("off", None, None, None),
+            Some(IndexState::Unavailable) => ("unavailable", None, None, None),
+            Some(IndexState::Indexing { percent }) => ("indexing", Some(percent), None, None),
+            Some(IndexState::Ready { records, bytes }) => {
+                ("ready", None, Some(records), Some(bytes))
+            }
+        };
+        IndexInfo {
+            state,
+            percent,
+            records,
+            bytes,
+        }
+    }
 }
 
 /// The identity of the client.
@@ -70,6 +110,7 @@ async fn show(State(web): State<Arc<Web>>) -> Result<Json<ServerState>, Problem>
         schedulers: facts.schedulers.clone(),
         warnings: warnings(facts),
         minutes: snapshot.minutes.clone(),
+        index: IndexInfo::new(web.index.as_ref().map(|index| index.state())),
     }))
 }
 

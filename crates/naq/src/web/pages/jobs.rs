@@ -97,7 +97,9 @@ pub(in crate::web) async fn show(
     let (status, page) = match &filter {
         Ok(filter) => {
             let filters = std::slice::from_ref(filter);
-            match search(&web.client, filters, place.before.clone(), LIMIT).await {
+            let index = web.index.as_ref();
+            let before = place.before.clone();
+            match search(&web.client, index, filters, before, LIMIT).await {
                 Ok(page) => (StatusCode::OK, Some(page)),
                 Err(error) => return web.error_page(&Problem::from(error)),
             }
@@ -115,6 +117,9 @@ pub(in crate::web) async fn show(
         );
     }
     context.insert("problem", filter.as_ref().err().map_or("", String::as_str));
+    let indexing = web.indexing();
+    let indexing = indexing.map(|percent| format!("Indexing, {percent} %"));
+    context.insert("indexing", &indexing.unwrap_or_default());
     insert_page(&mut context, &place, page.as_ref());
     web.page(status, "jobs.html", &context)
 }
@@ -262,7 +267,7 @@ fn lines(
             let filters = std::slice::from_ref(&filter);
             let page = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => None,
-                page = search(&web.client, filters, before, EXPORT_LIMIT) => Some(page),
+                page = search(&web.client, web.index.as_ref(), filters, before, EXPORT_LIMIT) => Some(page),
             };
             // an export that ends early must not look complete
             let page = page.map_or_else(
