@@ -268,7 +268,8 @@ fn facts(reading: &JobReading, now: Timestamp) -> Vec<Fact> {
         facts.push(Fact::new("Signal", signal.to_string()));
     }
     if let Some(schedule) = &record.schedule_id {
-        facts.push(Fact::new("Schedule", schedule.as_str()));
+        let path = format!("/schedules/{schedule}");
+        facts.push(Fact::leading_to("Schedule", schedule.as_str(), path));
     }
     if let Some(of) = &record.rerun_of {
         facts.push(Fact::leading_to(
