@@ -113,9 +113,11 @@ expect((await chosen()).includes("Run again"), `no action of the page: ${await c
 await press("Escape");
 await open("pause the queue bui");
 await palette.getByRole("option", { name: /Pause the queue build/ }).waitFor();
+// the page is shown again after the change
+await page.evaluate(() => (window.isOld = true));
 await press("Enter");
-await page.waitForFunction(async (url) => (await (await fetch(url)).json()).paused, new URL("api/queues/build", root).href);
-await page.waitForLoadState();
+await page.waitForFunction(() => !window.isOld && document.readyState === "complete");
+expect(await page.evaluate(async (url) => (await (await fetch(url)).json()).paused, new URL("api/queues/build", root).href), "the queue is not paused");
 await open("resume");
 await palette.getByRole("option", { name: /Resume the queue build/ }).waitFor();
 await press("Escape");
