@@ -7,6 +7,7 @@ use schemars::{SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::filter::BYTES_MAX;
+use super::output::search::NEEDLE_CHARS_MAX;
 use super::problem::{self, ProblemBody, ProblemKind};
 use super::route::{Answer, Parameter, ParameterPlace, Route, schema_of};
 
@@ -188,10 +189,10 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "group" => schema_of::<FailureGroupId>(generator),
         "limit" => json_schema!({"type": "integer", "minimum": 1, "maximum": 500}),
         "count" => json_schema!({"type": "integer", "minimum": 1, "maximum": 1000}),
-        "jobs" => json_schema!({"type": "integer", "minimum": 0}),
+        "jobs" => json_schema!({"type": "integer", "minimum": 0, "maximum": u64::MAX}),
         // the name of a flow
         "name" => schema_of::<JobId>(generator),
-        "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
+        "max_jobs" => json_schema!({"type": "integer", "minimum": 1, "maximum": u64::MAX}),
         // a name without a value means true
         "dry_run" | "download" | "plain" | "follow" => {
             json_schema!({"anyOf": [{"type": "boolean"}, {"const": ""}]})
@@ -199,9 +200,9 @@ fn parameter_schema(key: &str, generator: &mut SchemaGenerator) -> Value {
         "stream" => json_schema!({"type": "string", "enum": ["stdout", "stderr"]}),
         "lines" => json_schema!({"type": "string", "pattern": LINES}),
         "tail" => json_schema!({"type": "integer", "minimum": 1, "maximum": 10_000}),
-        "line" => json_schema!({"type": "integer", "minimum": 1}),
+        "line" => json_schema!({"type": "integer", "minimum": 1, "maximum": u64::MAX}),
         "text" => {
-            json_schema!({"type": "string", "minLength": 1, "maxLength": 120, "pattern": r"^[^\n]*$"})
+            json_schema!({"type": "string", "minLength": 1, "maxLength": NEEDLE_CHARS_MAX, "pattern": r"^[^\n]*$"})
         }
         "last_event_id" => {
             json_schema!({"type": "string", "pattern": r"^\d{1,9}\.\d{1,15}\.\d{1,15}$"})

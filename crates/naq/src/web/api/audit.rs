@@ -84,7 +84,7 @@ pub(in crate::web) fn filter(query: &Query) -> Result<AuditFilter, Problem> {
         since: since.map(|since| since.moment(clock::now())),
         action: action.map_err(|error: String| Problem::parameter("action", error))?,
         who: given("who")?.map(str::to_owned),
-        job: given("job")?.map(JobId::new).transpose()?,
+        job: query.one("job")?.map(JobId::new).transpose()?,
     })
 }
 

@@ -245,13 +245,14 @@ pub(in crate::web) async fn read_page(
 }
 
 fn filter(web: &Web, query: &Query) -> Result<DeadLetterFilter, Problem> {
+    let since = query.one("since")?.filter(|text| !text.is_empty());
+    let since = since.map(str::parse::<Since>).transpose();
+    let since = since.map_err(|error| Problem::parameter("since", error))?;
     Ok(DeadLetterFilter {
         queue: query.parsed("queue", |name| QueueName::new(name))?,
         reason: query.parsed("reason", str::parse::<Reason>)?,
         group: query.parsed("group", str::parse)?,
-        since: query
-            .parsed("since", str::parse::<Since>)?
-            .map(|since| since.shared_moment(clock::now())),
+        since: since.map(|since| since.shared_moment(clock::now())),
         except: web.actions.pending.sequences(),
         ..DeadLetterFilter::default()
     })

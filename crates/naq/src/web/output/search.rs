@@ -17,8 +17,8 @@ const OVERLAP_BYTES: usize = 128;
 /// Number of bytes that an excerpt has before the text, and after it.
 const EXCERPT_BYTES: (usize, usize) = (60, 140);
 
-/// Maximum length of the text, in bytes.
-const NEEDLE_BYTES_MAX: usize = 500;
+/// Maximum number of characters of the text.
+pub(in crate::web) const NEEDLE_CHARS_MAX: usize = 120;
 
 /// The text to search for.
 #[derive(Clone, Debug)]
@@ -40,10 +40,10 @@ impl std::str::FromStr for Needle {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Needle, &'static str> {
-        match text.len() {
+        match text.chars().count() {
             0 => return Err("expected the text to search for"),
-            1..=NEEDLE_BYTES_MAX => {}
-            _ => return Err("expected a text of at most 500 bytes"),
+            1..=NEEDLE_CHARS_MAX => {}
+            _ => return Err("expected a text of at most 120 characters"),
         }
         if text.contains('\n') {
             return Err("expected a text without a line feed");
