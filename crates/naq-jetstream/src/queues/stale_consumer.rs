@@ -30,7 +30,10 @@ struct ConsumerInfo {
 
 #[derive(Deserialize)]
 struct Delivered {
-    /// Sequence, in the stream, of the last delivered message.
+    /// How many messages the consumer has delivered.
+    consumer_seq: u64,
+    /// Sequence, in the stream, of the last delivered message. A consumer that has delivered nothing starts
+    /// with the one before the first of the stream.
     stream_seq: u64,
     /// When the consumer last delivered something. The server does not say so after it has restarted.
     last_active: Option<IgnoredAny>,
@@ -61,7 +64,7 @@ impl Broker {
         // has taken over what an earlier consumer of the name left on the disk. The stream may have
         // grown past that already.
         let delivered = info.delivered.stream_seq;
-        if !existed && delivered > 0 && info.delivered.last_active.is_none() {
+        if !existed && info.delivered.consumer_seq > 0 && info.delivered.last_active.is_none() {
             tracing::warn!(
                 %queue, consumer, delivered,
                 "consumer has the state of a lost stream; recreating the consumer"
