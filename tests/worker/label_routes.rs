@@ -602,5 +602,9 @@ fn each_removed_registration_of_a_served_route_is_made_again() {
         });
     }
     // The stream starts after the sequences of jobs that have ended. So do new consumers, without a past.
-    assert!(!labelled.log().contains("lost stream"), "{}", labelled.log());
+    assert!(
+        !labelled.log().contains("lost stream"),
+        "{}",
+        labelled.log()
+    );
 }
