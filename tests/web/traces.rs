@@ -65,3 +65,34 @@ fn a_job_belongs_to_the_trace_of_what_enqueues_it() {
     enqueue(&["--file", file.to_str().unwrap()]);
     assert_eq!(printed("of-file"), TRACE);
 }
+
+/// A program with the feature exports the spans, which a test of the worker shows.
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_worker_that_cannot_export_spans_warns_once_if_a_collector_is_named() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let printed = |variables: &[(&str, &str)]| {
+        let mut worker = naq.worker(&["build"]);
+        for (name, value) in variables {
+            worker = worker.env(name, value);
+        }
+        let worker = worker.spawn();
+        naq.wait_ended(&naq.enqueue(&["-q", "build", "--", "true"]));
+        let text = worker.log();
+        assert!(worker.stop().success());
+        text
+    };
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let text = printed(&[collector]);
+    assert_eq!(text.matches("feature otel").count(), 1, "{text}");
+    assert!(
+        text.contains("OTEL_EXPORTER_OTLP_ENDPOINT is set"),
+        "{text}"
+    );
+    let off = ("OTEL_TRACES_EXPORTER", "none");
+    for variables in [&[][..], &[collector, off]] {
+        let text = printed(variables);
+        assert!(!text.contains("otel"), "{text}");
+    }
+}

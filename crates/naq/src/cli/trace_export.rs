@@ -31,28 +31,35 @@ pub(super) fn start(session: &Session, metrics: &Metrics) -> Result<Traces, Fail
         let value = session.variable(name);
         value.is_some_and(|value| value.eq_ignore_ascii_case(off))
     };
-    let named = ENDPOINTS.iter().find_map(|name| session.variable(name));
-    let endpoint = named.filter(|endpoint| !endpoint.is_empty());
-    let Some(endpoint) = endpoint else {
+    let named = ENDPOINTS
+        .iter()
+        .find_map(|name| Some((*name, session.variable(name)?)));
+    let Some((variable, endpoint)) = named.filter(|(_, endpoint)| !endpoint.is_empty()) else {
         return Ok(Traces::default());
     };
     if is_off("OTEL_SDK_DISABLED", "true") || is_off("OTEL_TRACES_EXPORTER", "none") {
         return Ok(Traces::default());
     }
-    export(session, endpoint, lost)
+    export(session, variable, endpoint, lost)
 }
 
+/// Warns, since whoever set the variable expects spans.
 #[cfg(not(feature = "otel"))]
-fn export(_: &Session, endpoint: &str, _: table::Counter) -> Result<Traces, Failure> {
-    tracing::debug!(
-        endpoint,
-        "this program exports no traces: it lacks the feature otel"
+fn export(_: &Session, variable: &str, _: &str, _: table::Counter) -> Result<Traces, Failure> {
+    tracing::warn!(
+        "{variable} is set, but no spans are exported: this naq was built without the feature otel. \
+         Build it with `--features otel`, or set OTEL_TRACES_EXPORTER=none"
     );
     Ok(Traces::default())
 }
 
 #[cfg(feature = "otel")]
-fn export(session: &Session, endpoint: &str, lost: table::Counter) -> Result<Traces, Failure> {
+fn export(
+    session: &Session,
+    _: &str,
+    endpoint: &str,
+    lost: table::Counter,
+) -> Result<Traces, Failure> {
     /// Time limit of a request, unless `OTEL_EXPORTER_OTLP_TIMEOUT` is shorter.
     const REQUEST_MAX: Duration = Duration::from_secs(10);
     /// Maximum part of a response that is read, in bytes.
