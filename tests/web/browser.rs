@@ -181,11 +181,31 @@ fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
     let flow = r#"{"jobs":{"a":{"command":"true"},"b":{"command":"true","depends_on":["a"]}}}"#;
     let sent = dashboard.request("POST", "/api/flows?name=night&queue=other");
     sent.json(flow).send().expect(201);
+    let fails = r#"echo "<b>attempt</b> $NAQ_ATTEMPT" >&2; exit 3"#;
+    let words = [
+        "enqueue",
+        "-q",
+        "other",
+        "--id",
+        "twice",
+        "--retries",
+        "1",
+        "--retry-delay",
+        "10ms",
+        "--",
+        "sh",
+        "-c",
+        fails,
+    ];
+    naq.cli(words).run().succeeds();
+    let _other = naq.cli(["worker", "other", "--quiet"]).follow();
+    naq.wait_ended(&crate::harness::naq::id("twice"));
     let Some(mut browsing) = Browsing::start("job.mjs", &[&dashboard.login]) else {
         return;
     };
     browsing.expect("followed");
     browsing.expect("ended");
+    browsing.expect("compared");
     browsing.expect("good");
 }
 

@@ -52,13 +52,24 @@ expect((await page.locator("#live-output").count()) === 0, "the live output is s
 await page.getByRole("button", { name: "Run again" }).waitFor();
 console.log("ended");
 
+// The attempts of a job that has failed twice are listed, and compared side by side.
+await page.goto(new URL("twice", page.url()).href);
+expect((await page.locator("#job-attempts tbody tr").count()) === 2, "the page does not list two attempts");
+await page.getByRole("link", { name: "Compare" }).click();
+expect(page.url().endsWith("/jobs/twice/attempts"), `not the page of attempts: ${page.url()}`);
+const compared = await page.locator("main").textContent();
+expect(compared.includes("<b>attempt</b> 1") && compared.includes("<b>attempt</b> 2"), "an output is missing");
+expect((await page.locator("ins").count()) === 1 && (await page.locator("del").count()) === 1, "no difference is marked");
+console.log("compared");
+
 // axe-core injects its script, so this context ignores the policy that the pages above were under.
 const axe = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 const looked = await browser.newContext({ bypassCSP: true, storageState: await context.storageState() });
 const look = await looked.newPage();
 for (const colorScheme of ["light", "dark"]) {
   await look.emulateMedia({ colorScheme });
-  for (const [width, path] of [[1280, "jobs"], [400, "jobs"], [1280, "jobs/talks"], [400, "jobs/talks"], [1280, "flows/night"], [400, "flows/night"]]) {
+  const paths = ["jobs", "jobs/talks", "jobs/twice", "jobs/twice/attempts", "flows/night"];
+  for (const [width, path] of paths.flatMap((path) => [[1280, path], [400, path]])) {
     await look.setViewportSize({ width, height: 900 });
     await look.goto(new URL(path, new URL("../", page.url())).href);
     await look.evaluate(axe);
