@@ -374,6 +374,77 @@ fn an_action_ends_at_its_limit_and_another_is_stopped_in_the_middle() {
 }
 
 #[test]
+fn results_that_match_are_kept_for_another_time() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.worker(&["build"]).spawn();
+    for job in ["a", "b", "c"] {
+        let job = naq.enqueue(&["-q", "build", "--id", job, "--", "true"]);
+        naq.wait_ended(&job);
+    }
+    naq.enqueue(&["-q", "other", "--id", "queued", "--", "true"]);
+    let kept_for = |job: &str| {
+        let header = naq.block_on(async {
+            let stream = async_nats::jetstream::new(naq.nats().clone());
+            let stream = stream.get_stream("KV_naq_results").await.unwrap();
+            let subject = format!("$KV.naq_results.{job}");
+            let message = stream.get_last_raw_message_by_subject(&subject).await;
+            let ttl = message.unwrap().headers.get("Nats-TTL").cloned();
+            ttl.map(|ttl| ttl.to_string())
+        });
+        header.unwrap_or_else(|| "forever".to_owned())
+    };
+    let request = json!({"action": "ttl", "filter": "id:a", "ttl": "30d"});
+    let (place, state) = dashboard.act_and_wait(&request);
+    assert_eq!(
+        (&state["done"], &state["can_undo"]),
+        (&json!(1), &json!(false))
+    );
+    assert_eq!(kept_for("a"), "2592000s");
+    let refused = dashboard.undo(&place);
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("has no undo"), "{detail}");
+    refused.problem(409, "conflict");
+    let named = json!({"action": "ttl", "ids": ["b", "queued", "none"], "ttl": 0});
+    let (_, state) = dashboard.act_and_wait(&named);
+    assert_eq!(
+        (&state["done"], &state["skipped"]),
+        (&json!(1), &json!(2)),
+        "{state}"
+    );
+    assert_eq!(kept_for("b"), "forever");
+    let audit = naq.cli(["audit", "--json"]).run().succeeds();
+    assert_eq!(audit.stdout.matches("job.ttl").count(), 2);
+
+    // the page asks for the time
+    let browser = Browser::open(&dashboard);
+    let list = browser.get("/jobs?q=queue:build").expect(200).text();
+    assert!(
+        list.contains("/actions/new?action=ttl&amp;q=queue%3Abuild"),
+        "{list}"
+    );
+    let page = browser
+        .get("/actions/new?action=ttl&q=queue:build")
+        .expect(200);
+    let page = page.text();
+    assert!(
+        page.contains("Keep 3 jobs?") && page.contains("name=\"ttl\""),
+        "{page}"
+    );
+    browser
+        .submit("/actions", "action=ttl&job=c&limit=1")
+        .expect(400);
+    browser
+        .submit("/actions", "action=ttl&job=c&limit=1&ttl=1m")
+        .expect(400);
+    browser.submit_and_follow("/actions", "action=ttl&job=c&limit=1&ttl=20m");
+    eventually("the record is kept for 20 minutes", || {
+        kept_for("c") == "1200s"
+    });
+}
+
+#[test]
 fn wrong_requests_for_actions_are_refused() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
@@ -406,6 +477,20 @@ fn wrong_requests_for_actions_are_refused() {
         (
             json!({"action": "retry", "ids": ["a"], "limit": 100_001}),
             "/limit",
+        ),
+        (json!({"action": "ttl", "ids": ["a"]}), "/ttl"),
+        (json!({"action": "ttl", "ids": ["a"], "ttl": "9m"}), "/ttl"),
+        (
+            json!({"action": "retry", "ids": ["a"], "ttl": "1h"}),
+            "/ttl",
+        ),
+        (
+            json!({"action": "ttl", "failed": {}, "ttl": "1h"}),
+            "/failed",
+        ),
+        (
+            json!({"action": "ttl", "filter": "state:running", "ttl": "1h"}),
+            "/filter",
         ),
     ] {
         let refused = dashboard.act(&request).expect(422);

@@ -12,6 +12,7 @@ use super::Dashboard;
 use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
 use crate::harness::proxy::{Link, Proxy};
+use crate::metrics::scrape::Scrape;
 
 /// Number of records that a search without an index reads at most.
 const SCAN_MAX: usize = 2_000;
@@ -160,6 +161,27 @@ fn a_filter_finds_an_old_record_at_once_from_the_index() {
     assert_eq!(
         [first, pages_from(&dashboard, "limit=500", next)].concat(),
         all
+    );
+    // an action on what matches reads what the index selects
+    let reads = |of: &Dashboard, action: &str| {
+        let scrape =
+            || Scrape::of(&of.address).value("naq_nats_request_seconds_count{op=\"read\"}");
+        let before = scrape();
+        let request = format!(
+            r#"{{"action":"{action}","ttl":"1h","filter":"reason:timeout","dry_run":true}}"#
+        );
+        let preview = of.request("POST", "/api/actions").json(request).send();
+        let preview = preview.expect(200).json();
+        assert_eq!(
+            (&preview["jobs"], &preview["is_complete"]),
+            (&1.into(), &true.into())
+        );
+        scrape() - before
+    };
+    let (few, many) = (reads(&dashboard, "ttl"), reads(&without, "ttl"));
+    assert!(
+        few * 3.0 < many,
+        "{few} reads with the index, {many} without"
     );
     // a change arrives by itself
     let mut again = succeeded("another");

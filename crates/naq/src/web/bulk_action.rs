@@ -22,6 +22,8 @@ pub(super) enum ActionVerb {
     Retry,
     /// Removes the dead letters of failed jobs.
     Discard,
+    /// Sets how long the records of ended jobs are kept, from now on.
+    Ttl,
 }
 
 impl ActionVerb {
@@ -31,6 +33,7 @@ impl ActionVerb {
             ActionVerb::Cancel => "cancel",
             ActionVerb::Retry => "retry",
             ActionVerb::Discard => "discard",
+            ActionVerb::Ttl => "ttl",
         }
     }
 
@@ -51,6 +54,13 @@ impl ActionVerb {
                 JobState::Succeeded,
             ],
             ActionVerb::Discard => &[JobState::Failed, JobState::Rejected],
+            ActionVerb::Ttl => &[
+                JobState::Succeeded,
+                JobState::Failed,
+                JobState::Cancelled,
+                JobState::Expired,
+                JobState::Rejected,
+            ],
         }
     }
 
@@ -59,7 +69,7 @@ impl ActionVerb {
     pub(super) fn default_states(self) -> &'static [JobState] {
         match self {
             ActionVerb::Retry => &[JobState::Failed],
-            ActionVerb::Cancel | ActionVerb::Discard => self.states(),
+            ActionVerb::Cancel | ActionVerb::Discard | ActionVerb::Ttl => self.states(),
         }
     }
 
@@ -70,11 +80,13 @@ impl ActionVerb {
     }
 
     /// Time after the end of an action for which it can be undone. That of a retry is the delay of the new
-    /// jobs.
-    pub(super) fn undo_period(self) -> Duration {
+    /// jobs. `None` means never: a record does not say for how long it was kept before, and nothing is lost until
+    /// it expires.
+    pub(super) fn undo_period(self) -> Option<Duration> {
         match self {
-            ActionVerb::Retry => RETRY_DELAY,
-            ActionVerb::Cancel | ActionVerb::Discard => Duration::from_secs(600),
+            ActionVerb::Retry => Some(RETRY_DELAY),
+            ActionVerb::Cancel | ActionVerb::Discard => Some(Duration::from_secs(600)),
+            ActionVerb::Ttl => None,
         }
     }
 }
@@ -108,7 +120,7 @@ pub(super) enum SkipReason {
     NotFound,
     /// The job has ended, so it cannot be cancelled.
     Ended,
-    /// The job has not ended, so it cannot run again.
+    /// The job has not ended.
     NotEnded,
     /// The job is running or blocked, and the request confirmed fewer of these.
     NotConfirmed,
@@ -193,7 +205,7 @@ pub(super) enum UndoOutcome {
 pub(super) enum Refusal {
     /// It has ended, so it cannot be stopped.
     Ended,
-    /// It has changed nothing that an undo could restore.
+    /// It has changed nothing that an undo could restore, or has none.
     NothingToUndo,
     /// The time for an undo is over.
     TooLate,
@@ -355,7 +367,7 @@ impl<U> Ledger<U> {
     /// Whether a request may undo it now.
     pub(super) fn can_undo(&self, now: Timestamp) -> bool {
         match self.state {
-            ActionState::Running => !self.undo_requested,
+            ActionState::Running => !self.undo_requested && self.verb.undo_period().is_some(),
             ActionState::Done | ActionState::Stopped => {
                 !self.undo.is_empty() && self.undo_until.is_some_and(|until| now < until)
             }
@@ -383,6 +395,7 @@ impl<U> Ledger<U> {
     /// Returns the reason if it cannot be undone, or not any more.
     pub(super) fn request_undo(&mut self, now: Timestamp) -> Result<(), Refusal> {
         match self.state {
+            _ if self.verb.undo_period().is_none() => Err(Refusal::NothingToUndo),
             ActionState::Running => {
                 self.is_stopping = true;
                 self.undo_requested = true;
@@ -413,8 +426,10 @@ impl<U> Ledger<U> {
             (false, false) => ActionState::Done,
         };
         self.error = error;
-        if !self.undo.is_empty() {
-            self.undo_until = Some(clock::saturating_add(now, self.verb.undo_period()));
+        if let Some(period) = self.verb.undo_period()
+            && !self.undo.is_empty()
+        {
+            self.undo_until = Some(clock::saturating_add(now, period));
         }
     }
 
@@ -498,6 +513,17 @@ mod tests {
         ledger.end(at(1), None);
         assert_eq!(ledger.request_undo(at(2)), Err(Refusal::NothingToUndo));
         assert_eq!(ledger.next_step(at(2)), NextStep::Rest);
+    }
+
+    #[test]
+    fn a_time_that_records_are_kept_has_no_undo() {
+        let mut ledger = Ledger::<u8>::new(ActionVerb::Ttl, 10, at(0));
+        assert!(ledger.select() && !ledger.can_undo(at(0)));
+        assert_eq!(ledger.request_undo(at(0)), Err(Refusal::NothingToUndo));
+        assert!(ledger.may_select());
+        ledger.on_outcome(&job(), Outcome::Done(None));
+        ledger.end(at(1), None);
+        assert_eq!((ledger.state, ledger.undo_until), (ActionState::Done, None));
     }
 
     #[derive(Clone, Debug)]

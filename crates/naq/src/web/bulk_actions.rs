@@ -21,6 +21,7 @@ use super::bulk_action::{
 use super::bulk_selection::{Selection, Target, Targets};
 use super::failure_groups::FailureGroups;
 use super::login::random_hex;
+use super::record_index::SharedIndex;
 use crate::clock;
 use naq_client::{CancelOutcome, Client, ClientError, DeadLetter, ErrorKind, StartDelay};
 use naq_core::{delay_for, delay_until};
@@ -165,6 +166,7 @@ impl BulkAction {
 /// The bulk actions of a dashboard.
 pub(super) struct BulkActions {
     client: Client,
+    index: Option<Arc<SharedIndex>>,
     groups: Arc<FailureGroups>,
     pub(super) pending: PendingDeadLetters,
     kept: Mutex<VecDeque<Arc<BulkAction>>>,
@@ -178,11 +180,13 @@ impl BulkActions {
     /// No action yet. Actions end when `stop` becomes true.
     pub(super) fn new(
         client: Client,
+        index: Option<Arc<SharedIndex>>,
         groups: Arc<FailureGroups>,
         stop: watch::Receiver<bool>,
     ) -> Arc<BulkActions> {
         Arc::new(BulkActions {
             client,
+            index,
             groups,
             pending: PendingDeadLetters::default(),
             kept: Mutex::default(),
@@ -326,8 +330,9 @@ impl Run {
 
     /// Acts on the selected jobs, several at the same time.
     async fn act(self: &Arc<Run>, selection: &Selection) -> Result<(), ClientError> {
-        let verb = selection.verb;
-        let mut targets = Some(selection.targets(&self.actions.client).await?);
+        let (verb, ttl) = (selection.verb, selection.ttl);
+        let index = self.actions.index.as_ref();
+        let mut targets = Some(selection.targets(&self.actions.client, index).await?);
         let mut in_progress = JoinSet::new();
         let mut end = Ok(());
         loop {
@@ -336,7 +341,7 @@ impl Run {
             {
                 match self.select(source).await {
                     Ok(Some(target)) => {
-                        in_progress.spawn(Arc::clone(self).act_on(verb, target));
+                        in_progress.spawn(Arc::clone(self).act_on(verb, ttl, target));
                     }
                     Ok(None) => targets = None,
                     Err(error) => {
@@ -379,12 +384,14 @@ impl Run {
     async fn act_on(
         self: Arc<Run>,
         verb: ActionVerb,
+        ttl: Option<Duration>,
         target: Target,
     ) -> (JobId, Result<Outcome<UndoStep>, ClientError>) {
         let outcome = match verb {
             ActionVerb::Cancel => self.cancel(&target.job_id).await,
             ActionVerb::Retry => self.retry(&target).await,
             ActionVerb::Discard => self.discard(&target).await,
+            ActionVerb::Ttl => self.set_ttl(&target.job_id, ttl).await,
         };
         (target.job_id, outcome)
     }
@@ -432,7 +439,7 @@ impl Run {
     async fn retry(&self, target: &Target) -> Result<Outcome<UndoStep>, ClientError> {
         let rerun = match self.actions.client.prepare_retry(&target.job_id).await {
             Ok(rerun) => rerun,
-            Err(error) => return not_retried(error),
+            Err(error) => return skipped(error),
         };
         let dead_letter = rerun.dead_letter().cloned().map(without_content);
         if let Some(selected) = &target.dead_letter
@@ -478,6 +485,20 @@ impl Run {
             true => Outcome::Done(Some(UndoStep::KeepDeadLetter(without_content(failed)))),
             false => Outcome::Skipped(SkipReason::PendingUndo),
         })
+    }
+
+    async fn set_ttl(
+        &self,
+        job: &JobId,
+        ttl: Option<Duration>,
+    ) -> Result<Outcome<UndoStep>, ClientError> {
+        let Some(ttl) = ttl else {
+            return Ok(Outcome::Failed("the action names no time".to_owned()));
+        };
+        match self.actions.client.set_result_ttl(job, ttl).await {
+            Ok(_) => Ok(Outcome::Done(None)),
+            Err(error) => skipped(error),
+        }
     }
 
     /// Undoes one change, and counts it.
@@ -601,7 +622,7 @@ fn without_content(mut failed: DeadLetter) -> Box<DeadLetter> {
     Box::new(failed)
 }
 
-fn not_retried(error: ClientError) -> Result<Outcome<UndoStep>, ClientError> {
+fn skipped(error: ClientError) -> Result<Outcome<UndoStep>, ClientError> {
     match error {
         ClientError::NoSuchJob(_) => Ok(Outcome::Skipped(SkipReason::NotFound)),
         ClientError::NotEnded { .. } => Ok(Outcome::Skipped(SkipReason::NotEnded)),

@@ -1,5 +1,6 @@
 //! Which jobs a bulk action selects. Reads them page by page, so memory is bounded however many there are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -9,10 +10,12 @@ use tokio::time::Instant;
 use super::bulk_action::ActionVerb;
 use super::filter::Filter;
 use super::job_search::search;
+use super::record_index::SharedIndex;
 use crate::text::count;
 use naq_client::{
     Client, ClientError, DeadLetter, DeadLetterFilter, JobCursor, JobSummary, MatchingDeadLetters,
 };
+use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, QueueName, State as JobState, Timestamp, escape};
 
 /// Number of jobs of a filter that are read at a time.
@@ -47,6 +50,22 @@ pub(super) struct Selection {
     pub(super) until: Option<Timestamp>,
     /// Maximum number of jobs.
     pub(super) limit: usize,
+    /// How long the records are kept, for [`ActionVerb::Ttl`]. Zero means forever.
+    pub(super) ttl: Option<Duration>,
+}
+
+/// Checks how long records are to be kept.
+///
+/// # Errors
+/// Returns a message if it is shorter than what records are kept for at least.
+pub(super) fn check_ttl(ttl: WireDuration) -> Result<Duration, String> {
+    let min = WireDuration(naq_core::RECORD_TTL_MIN);
+    match naq_core::clamp_result_ttl(ttl.0).is_none_or(|kept| kept == ttl.0) {
+        true => Ok(ttl.0),
+        false => Err(format!(
+            "{ttl} is too short: a record stays for at least {min}; 0 keeps it forever"
+        )),
+    }
 }
 
 impl Selection {
@@ -69,6 +88,7 @@ impl Selection {
                     ActionVerb::Cancel => "cancelled",
                     ActionVerb::Retry => "retried",
                     ActionVerb::Discard => "discarded",
+                    ActionVerb::Ttl => "kept for another time",
                 }
             )),
             false => Ok(filter),
@@ -106,11 +126,16 @@ impl Selection {
     ///
     /// # Errors
     /// Returns an error if NATS does not answer.
-    pub(super) async fn targets(&self, client: &Client) -> Result<Targets, ClientError> {
+    pub(super) async fn targets(
+        &self,
+        client: &Client,
+        index: Option<&Arc<SharedIndex>>,
+    ) -> Result<Targets, ClientError> {
         let source = match &self.selector {
             Selector::Ids(ids) => Source::Ids(ids.clone().into_iter()),
             Selector::Filter(filter) => Source::Filter {
                 filter: Box::new(filter.clone()),
+                index: index.cloned(),
                 page: Vec::new().into_iter(),
                 position: Position::Start,
             },
@@ -136,7 +161,11 @@ impl Selection {
     ///
     /// # Errors
     /// Returns an error if NATS does not answer.
-    pub(super) async fn preview(&self, client: &Client) -> Result<Preview, ClientError> {
+    pub(super) async fn preview(
+        &self,
+        client: &Client,
+        index: Option<&Arc<SharedIndex>>,
+    ) -> Result<Preview, ClientError> {
         let started = Instant::now();
         let mut preview = Preview::new(self.verb);
         let mut last = None;
@@ -165,7 +194,7 @@ impl Selection {
             preview.is_complete = ids.len() <= self.limit;
             return Ok(preview);
         }
-        let mut targets = self.targets(client).await?;
+        let mut targets = self.targets(client, index).await?;
         while let Some(target) = targets.next(client).await? {
             if preview.jobs >= self.limit as u64 || started.elapsed() >= COUNT_TIME_MAX {
                 preview.is_complete = false;
@@ -241,6 +270,8 @@ enum Source {
     Ids(std::vec::IntoIter<JobId>),
     Filter {
         filter: Box<Filter>,
+        /// Selects the records to read. `None` if it is switched off.
+        index: Option<Arc<SharedIndex>>,
         page: std::vec::IntoIter<JobSummary>,
         position: Position,
     },
@@ -270,6 +301,7 @@ impl Targets {
             Source::Failed(matching) => Ok(matching.next().await?.map(Target::of_dead_letter)),
             Source::Filter {
                 filter,
+                index,
                 page,
                 position,
             } => loop {
@@ -285,7 +317,7 @@ impl Targets {
                 };
                 // A job that the action changes moves to the front of the list, which the search has passed.
                 let filters = std::slice::from_ref(&**filter);
-                let found = search(client, None, filters, before, PAGE_MAX).await?;
+                let found = search(client, index.as_ref(), filters, before, PAGE_MAX).await?;
                 *page = found.jobs.into_iter();
                 if let Some(next) = found.next {
                     *position = Position::Before(next);

@@ -78,9 +78,9 @@ impl Web {
         let shared = SharedState {
             live: Live::new(client.clone(), index.clone(), stop.clone()),
             streams: LiveStreams::default(),
+            actions: BulkActions::new(client.clone(), index.clone(), groups, stop.clone()),
             index,
             failure_groups,
-            actions: BulkActions::new(client.clone(), groups, stop.clone()),
             outputs: Outputs::default(),
             audit: AuditLog::new(client.clone()),
             metrics: WebMetrics::new(&client, are_metrics_open(listen, &config)),

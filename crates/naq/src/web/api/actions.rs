@@ -1,4 +1,4 @@
-//! Bulk actions: cancels, retries or discards many jobs in the background, and undoes that.
+//! Bulk actions: cancels, retries, discards or keeps many jobs in the background, and undoes that.
 
 use std::sync::Arc;
 
@@ -20,12 +20,13 @@ use crate::web::bulk_action::{
     ActionState, ActionVerb, JobProblem, KeepReason, Refusal, SkipReason,
 };
 use crate::web::bulk_actions::BulkAction;
-use crate::web::bulk_selection::{Preview, Selection, Selector};
+use crate::web::bulk_selection::{Preview, Selection, Selector, check_ttl};
 use crate::web::filter::{Filter, Since};
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, path, schema_of};
 use crate::web::state::Web;
 use naq_client::{DeadLetterFilter, FailureGroupId};
+use naq_protocol::units::WireDuration;
 use naq_protocol::{AuditAction, JobId, QueueName, Reason, Timestamp, escape};
 
 /// Default of the maximum number of jobs of an action.
@@ -53,7 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route::post(
         "/api/actions",
         Right::Operate,
-        "Cancel, retry or discard many jobs in the background, so that it can be undone",
+        "Cancel, retry or discard many jobs in the background, so that it can be undone, or set how long they are kept",
         |method| on(method, start),
     )
     // the handler names what was done
@@ -146,6 +147,9 @@ struct ActionRequest {
     /// How many running and blocked jobs the action may cancel: `irreversible` of a dry run. By default 0.
     #[serde(default)]
     confirm: Option<u64>,
+    /// How long the records are kept from now on, for `ttl`: at least 10m; 0 means forever.
+    #[serde(default)]
+    ttl: Option<WireDuration>,
     /// Whether to count the jobs and change nothing.
     #[serde(default)]
     dry_run: bool,
@@ -209,6 +213,11 @@ impl ActionRequest {
             (None, None, Some(_)) if self.action == ActionVerb::Cancel => {
                 return Err(refused("/failed", "failed jobs cannot be cancelled"));
             }
+            (None, None, Some(_)) if self.action == ActionVerb::Ttl => {
+                let detail = "dead letters are kept until they are retried or discarded; \
+                              select the jobs by filter or ids";
+                return Err(refused("/failed", detail));
+            }
             (None, None, Some(failed)) => Selector::Failed(failed.filter()?),
             _ => {
                 return Err(refused("", "expected one of filter, ids and failed"));
@@ -221,11 +230,18 @@ impl ActionRequest {
                 return Err(refused("/limit", detail));
             }
         };
+        let ttl = match (self.action, self.ttl) {
+            (ActionVerb::Ttl, Some(ttl)) => Some(check_ttl(ttl)),
+            (ActionVerb::Ttl, None) => Some(Err("the action ttl requires a time".to_owned())),
+            (_, Some(_)) => Some(Err("only the action ttl takes a time".to_owned())),
+            (_, None) => None,
+        };
         Ok(Selection {
             verb: self.action,
             selector,
             until: self.until,
             limit,
+            ttl: ttl.transpose().map_err(|error| refused("/ttl", error))?,
         })
     }
 }
@@ -300,7 +316,8 @@ struct ActionStatus {
     /// Why it ended early.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Number of changed jobs that cannot be restored: they were running, or depended on other jobs.
+    /// Number of changed jobs that cannot be restored: they were running, or depended on other jobs, or the action is
+    /// `ttl`.
     irreversible: u64,
     /// Whether it can be undone now.
     can_undo: bool,
@@ -359,6 +376,7 @@ fn audit_action(verb: ActionVerb) -> AuditAction {
         ActionVerb::Cancel => AuditAction::JobCancel,
         ActionVerb::Retry => AuditAction::JobRetry,
         ActionVerb::Discard => AuditAction::FailedDiscard,
+        ActionVerb::Ttl => AuditAction::JobTtl,
     }
 }
 
@@ -401,7 +419,7 @@ pub(in crate::web) async fn start_action(
         _ => tally.set_filter(selection.describe()),
     }
     if selection.verb == ActionVerb::Cancel {
-        let preview = selection.preview(&web.client).await?;
+        let preview = selection.preview(&web.client, web.index.as_ref()).await?;
         if preview.irreversible > confirmed {
             let detail = format!(
                 "nothing was changed: {} of the jobs are running or blocked, and their cancellation cannot be undone; repeat the request with `confirm` {}",
@@ -452,6 +470,9 @@ fn refusal(action: &BulkAction, refusal: Refusal) -> Problem {
             count(done, "job")
         ),
         (Refusal::AlreadyUndone, _) => "the action was undone before".to_owned(),
+        (Refusal::NothingToUndo | Refusal::TooLate, ActionVerb::Ttl) => {
+            "the action has no undo; set another time before the records expire".to_owned()
+        }
         (Refusal::NothingToUndo, _) => {
             "the action has changed nothing that an undo could restore".to_owned()
         }
@@ -502,7 +523,7 @@ async fn start(
     }
     if is_dry {
         tally.set_unchanged();
-        return Ok(Json(selection.preview(&web.client).await?).into_response());
+        return Ok(Json(selection.preview(&web.client, web.index.as_ref()).await?).into_response());
     }
     let action = start_action(&web, &identity, selection, confirmed, tally).await?;
     Ok(accepted(&web, &action))

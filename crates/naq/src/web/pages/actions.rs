@@ -20,11 +20,12 @@ use crate::web::api::parameters::Query;
 use crate::web::audit::Tally;
 use crate::web::bulk_action::{ActionState, ActionVerb};
 use crate::web::bulk_actions::BulkAction;
-use crate::web::bulk_selection::{Preview, Selection, Selector};
+use crate::web::bulk_selection::{Preview, Selection, Selector, check_ttl};
 use crate::web::filter::{Filter, Since};
 use crate::web::problem::{self, Problem};
 use crate::web::state::Web;
 use naq_client::{DeadLetterFilter, FailureGroupId};
+use naq_protocol::units::{WireDuration, parse_duration};
 use naq_protocol::{JobId, QueueName, Timestamp, escape};
 
 /// Number of actions in the list.
@@ -32,7 +33,7 @@ const LISTED_MAX: usize = 50;
 
 /// The fields of the forms that start an action.
 const FIELDS: &[&str] = &[
-    "action", "q", "job", "group", "queue", "since", "until", "limit", "confirm",
+    "action", "q", "job", "group", "queue", "since", "until", "limit", "confirm", "ttl",
 ];
 
 /// The fields of the page that shows what an action would do. A group of failures has no such page.
@@ -42,10 +43,11 @@ const PREVIEW_FIELDS: &[&str] = &["action", "q", "job"];
 const PROBLEM_CHARS_MAX: usize = 300;
 
 fn parse_verb(text: &str) -> Result<ActionVerb, &'static str> {
-    [ActionVerb::Cancel, ActionVerb::Retry, ActionVerb::Discard]
+    use ActionVerb::{Cancel, Discard, Retry, Ttl};
+    [Cancel, Retry, Discard, Ttl]
         .into_iter()
         .find(|verb| verb.name() == text)
-        .ok_or("expected cancel, retry or discard")
+        .ok_or("expected cancel, retry, discard or ttl")
 }
 
 /// What the fields of a form select: a filter of jobs, named jobs, or dead letters.
@@ -65,7 +67,10 @@ fn read_selection(web: &Web, query: &Query) -> Result<Selection, Problem> {
             Selector::Filter(filter.map_err(|error| Problem::parameter("q", error))?)
         }
         // the form of a group has this field, even if it is empty
-        (true, None) if query.one("group")?.is_some() && verb != ActionVerb::Cancel => {
+        (true, None)
+            if query.one("group")?.is_some()
+                && matches!(verb, ActionVerb::Retry | ActionVerb::Discard) =>
+        {
             let group = given("group")?
                 .map(str::parse::<FailureGroupId>)
                 .transpose();
@@ -87,6 +92,8 @@ fn read_selection(web: &Web, query: &Query) -> Result<Selection, Problem> {
     let limit = given("limit")?.map(str::parse::<usize>).transpose();
     let limit = limit.map_err(|error| Problem::parameter("limit", error))?;
     let until = given("until")?.map(str::parse::<Timestamp>).transpose();
+    let ttl = given("ttl")?.filter(|_| verb == ActionVerb::Ttl);
+    let ttl = ttl.map(|text| check_ttl(WireDuration(parse_duration(text)?)));
     Ok(Selection {
         verb,
         limit: match (&selector, limit) {
@@ -96,6 +103,9 @@ fn read_selection(web: &Web, query: &Query) -> Result<Selection, Problem> {
         },
         selector,
         until: until.map_err(|_| Problem::parameter("until", "expected a time"))?,
+        ttl: ttl
+            .transpose()
+            .map_err(|error| Problem::parameter("ttl", error))?,
     })
 }
 
@@ -118,7 +128,7 @@ pub(in crate::web) async fn preview(
     let context = async {
         let query = Query::parse(query, PREVIEW_FIELDS)?;
         let selection = read_selection(&web, &query)?;
-        let preview = selection.preview(&web.client).await?;
+        let preview = selection.preview(&web.client, web.index.as_ref()).await?;
         Ok::<_, Problem>(preview_context(&identity, &query, &selection, &preview))
     };
     match context.await {
@@ -179,6 +189,7 @@ fn title(verb: ActionVerb) -> &'static str {
         ActionVerb::Cancel => "Cancel",
         ActionVerb::Retry => "Retry",
         ActionVerb::Discard => "Discard",
+        ActionVerb::Ttl => "Keep",
     }
 }
 
@@ -193,6 +204,9 @@ fn undo_text(verb: ActionVerb) -> &'static str {
         }
         ActionVerb::Discard => {
             "For 10 minutes, an undo lists the discarded jobs again. Then they are removed."
+        }
+        ActionVerb::Ttl => {
+            "The records expire after this time from now. There is no undo, but another time can be set before."
         }
     }
 }
@@ -209,6 +223,9 @@ pub(in crate::web) async fn start(
             .map_err(|_| Problem::new(&problem::BAD_REQUEST, "the form is not UTF-8"))?;
         let query = Query::parse(RawQuery(Some(form)), FIELDS)?;
         let selection = read_selection(&web, &query)?;
+        if selection.verb == ActionVerb::Ttl && selection.ttl.is_none() {
+            return Err(Problem::parameter("ttl", "missing"));
+        }
         let confirmed = query.one("confirm")?.filter(|text| !text.is_empty());
         let confirmed = confirmed.map(|text| text.trim().parse()).transpose();
         let confirmed = confirmed.map_err(|error| Problem::parameter("confirm", error))?;
@@ -243,6 +260,7 @@ struct ReasonRow {
 #[derive(Serialize)]
 struct ActionView {
     id: String,
+    verb: &'static str,
     title: &'static str,
     state: &'static str,
     class: &'static str,
@@ -297,6 +315,7 @@ fn action_view(right: Right, action: &BulkAction) -> ActionView {
     let undo_until = progress.undo_until.filter(|_| can_undo);
     ActionView {
         id: action.id.clone(),
+        verb: progress.verb.name(),
         title: title(progress.verb),
         state,
         class,
@@ -310,6 +329,7 @@ fn action_view(right: Right, action: &BulkAction) -> ActionView {
             ActionVerb::Cancel => "Cancelled",
             ActionVerb::Retry => "Enqueued again",
             ActionVerb::Discard => "Discarded",
+            ActionVerb::Ttl => "Kept",
         },
         skipped: progress.skipped_count(),
         failed: progress.failed,

@@ -110,6 +110,7 @@ pub(in crate::web) async fn show(
     for (name, verb) in [
         ("cancel_all", ActionVerb::Cancel),
         ("retry_all", ActionVerb::Retry),
+        ("keep_all", ActionVerb::Ttl),
     ] {
         context.insert(
             name,
