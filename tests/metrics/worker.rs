@@ -347,5 +347,31 @@ fn metrics_on_an_address_of_other_machines_need_a_token() {
         assert_eq!(answer.status, status, "{headers:?}");
         assert_eq!(answer.body.contains("naq_"), status == 200);
     }
+    // a bucket names a job, for those who may see ids
+    let job = naq.enqueue(&["-q", "mail", "--id", "slow-1", "--", "true"]);
+    naq.wait_ended(&job);
+    let token = "Authorization: Bearer 0123456789abcdefghij";
+    let open_metrics = "Accept: application/openmetrics-text; version=1.0.0";
+    eventually("the attempt is counted", || {
+        let answer = request(&address, "GET", &[token, open_metrics]);
+        let named = answer.body.lines().find(|line| line.contains(" # "));
+        named.is_some_and(|line| {
+            line.starts_with("naq_job_run_seconds_bucket{")
+                && line.contains(" # {job_id=\"slow-1\"} ")
+        })
+    });
+    let text = request(&address, "GET", &[token]);
+    assert!(!text.body.contains("job_id"), "{}", text.body);
+    let open = naq
+        .worker(&["mail"])
+        .arg("--metrics-listen=127.0.0.1:0")
+        .spawn();
+    let address_of_open = address_in(&open.log());
+    for number in 0..4 {
+        let job = naq.enqueue(&["-q", "mail", "--id", &format!("n{number}"), "--", "true"]);
+        naq.wait_ended(&job);
+    }
+    let anyone = request(&address_of_open, "GET", &[open_metrics]);
+    assert!(!anyone.body.contains("job_id"), "{}", anyone.body);
     assert_eq!(request(&address, "POST", &[]).status, 405);
 }

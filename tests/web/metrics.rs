@@ -30,7 +30,7 @@ fn the_metrics_of_a_dashboard_show_the_queues_the_workers_and_its_requests() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let running = naq.publish(
         "mail",
-        json!({ "command": "cat", "args": [fifo] }).to_string(),
+        json!({ "command": "cat", "args": [fifo], "concurrency_key": "k" }).to_string(),
     );
     naq.wait_running(&running);
     let failed = naq.publish("mail", json!({ "command": "false" }).to_string());
@@ -116,6 +116,26 @@ fn the_metrics_of_a_dashboard_show_the_queues_the_workers_and_its_requests() {
         assert!(!scrape.text.contains(secret), "{secret} in {}", scrape.text);
     }
     check_by_promtool(address);
+    // what jobs wait for that no slot of a worker would start
+    let jobs = |why: &str| Scrape::of(address).value(&format!("naq_blocked_jobs{{why=\"{why}\"}}"));
+    for why in ["dependency", "key", "labels"] {
+        assert_eq!(jobs(why), 0.0, "{why}");
+    }
+    for envelope in [
+        json!({ "command": "true", "depends_on": [running.as_str()] }),
+        json!({ "command": "true", "concurrency_key": "k" }),
+        json!({ "command": "true", "requires": { "gpu": "1" } }),
+        json!({ "command": "true", "requires": { "gpu": "1" } }),
+    ] {
+        naq.publish("mail", envelope.to_string());
+    }
+    for (why, expected) in [("dependency", 1.0), ("key", 1.0), ("labels", 2.0)] {
+        eventually(&format!("{expected} blocked by {why}"), || {
+            jobs(why) == expected
+        });
+    }
+    let _able = naq.worker(&["mail"]).arg("--label=gpu=1").spawn();
+    eventually("no job lacks a worker", || jobs("labels") == 0.0);
     // what was shown before is not shown of a queue that no longer exists
     naq.cli(["queue", "remove", "limited", "--yes"])
         .run()

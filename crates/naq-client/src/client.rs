@@ -7,7 +7,9 @@ use naq_jetstream::{
     Broker, CheckedLayout, CheckedOperation, ConnectOptions, ConnectionState, DeadLetter,
     QueueInfo, RequestObserver, Role, StorageUsage,
 };
-use naq_protocol::{JobId, LeaderInfo, QueueName, Record, SchedulerInfo, Timestamp, WorkerInfo};
+use naq_protocol::{
+    JobId, LeaderInfo, QueueName, Record, SchedulerInfo, Timestamp, WorkerInfo, WorkerState,
+};
 
 use super::ClientError;
 use super::clock::Clock;
@@ -310,6 +312,29 @@ impl Client {
     /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
     pub async fn count_kept_failures(&self) -> Result<u64, ClientError> {
         Ok(self.broker.count_dead_letters().await?)
+    }
+
+    /// Returns the number of jobs that wait for a worker with the labels that they require, and that none of these
+    /// workers can run. Jobs that no worker has received yet are not among them.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn count_blocked_by_labels(
+        &self,
+        workers: &[WorkerInfo],
+    ) -> Result<u64, ClientError> {
+        let mut jobs = 0;
+        for route in self.broker.list_label_routes().await? {
+            let is_served = workers.iter().any(|worker| {
+                worker.state != WorkerState::Draining
+                    && worker.queues.contains(&route.queue)
+                    && naq_core::has_required_labels(&worker.labels, &route.labels)
+            });
+            if !is_served {
+                jobs += self.broker.count_rerouted(&route).await?;
+            }
+        }
+        Ok(jobs)
     }
 
     /// Returns all queues with their depth, running jobs and settings.

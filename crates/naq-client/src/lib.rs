@@ -138,11 +138,11 @@ pub use naq_core::{
     StartDelay, StartDelayError, WaitCause,
 };
 pub use naq_jetstream::{
-    AccountNames, AuditWriter, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation,
-    ConnectFailure, ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial,
-    DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream,
-    OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordBucketState,
-    RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
+    AccountNames, AuditWriter, Blocker, BrokerError, BrokerErrorKind, CheckedLayout,
+    CheckedOperation, ConnectFailure, ConnectOptions, ConnectionState, DeadLetter,
+    DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole,
+    NewJob, NoJetStream, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
+    RecordBucketState, RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
     ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
     SettingDifference, StorageUsage, UserKey, UsersConfig, needed_role,
 };

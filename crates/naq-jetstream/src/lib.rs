@@ -90,7 +90,9 @@ pub use reconcile::{
 pub use records::change::{LatestRecordChanges, RecordChange};
 pub use records::consumer::{RecordChangeConsumer, RecordChangeDelivery};
 pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage};
-pub use records::outline::{OutlinedRecord, RecordBucketState, RecordOutline, RecordOutlines};
+pub use records::outline::{
+    Blocker, OutlinedRecord, RecordBucketState, RecordOutline, RecordOutlines,
+};
 pub use records::purge_results::ResultsPurgeSummary;
 pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
 pub use request_timings::{RequestKind, RequestObserver};

@@ -159,7 +159,11 @@ impl Broker {
     }
 
     /// Counts the subjects under a filter that have messages, without listing them.
-    async fn count_subjects(&self, queue: &QueueName, filter: &str) -> Result<u64, BrokerError> {
+    pub(crate) async fn count_subjects(
+        &self,
+        queue: &QueueName,
+        filter: &str,
+    ) -> Result<u64, BrokerError> {
         const DOING: &str = "counting jobs";
         /// An offset past the end of any list: the reply has the total and no page.
         const PAST_THE_END: u64 = 1 << 31;

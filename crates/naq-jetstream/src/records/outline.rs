@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
-use naq_protocol::{JobId, QueueName, Reason, ScheduleId, State, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, Record, ScheduleId, State, Timestamp};
 
 /// The fields of a record by which jobs are found. To read them takes a fraction of the time that the whole record
 /// takes.
@@ -34,6 +35,45 @@ pub struct RecordOutline {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     placeholder: Option<bool>,
+    #[serde(default)]
+    waits: Option<WaitsOutline>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct WaitsOutline {
+    #[serde(default)]
+    dependencies: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    concurrency_key: Option<IgnoredAny>,
+}
+
+/// What blocks a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocker {
+    /// Dependencies that are not satisfied yet, and perhaps also a concurrency key.
+    Dependencies,
+    /// A concurrency key whose slots are all in use.
+    ConcurrencyKey,
+}
+
+impl Blocker {
+    /// What blocks the job of a record. `None` unless the job is blocked.
+    #[must_use]
+    pub fn of(record: &Record) -> Option<Blocker> {
+        let waits = record.waits()?;
+        Blocker::new(
+            !waits.dependencies.is_empty(),
+            waits.concurrency_key.is_some(),
+        )
+    }
+
+    fn new(has_dependencies: bool, has_key: bool) -> Option<Blocker> {
+        match (has_dependencies, has_key) {
+            (true, _) => Some(Blocker::Dependencies),
+            (false, true) => Some(Blocker::ConcurrencyKey),
+            (false, false) => None,
+        }
+    }
 }
 
 impl RecordOutline {
@@ -42,6 +82,17 @@ impl RecordOutline {
     pub fn labels(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         self.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    /// What blocks the job. `None` unless it is blocked.
+    #[must_use]
+    pub fn blocker(&self) -> Option<Blocker> {
+        let waits = self.waits.as_ref()?;
+        let dependencies = waits.dependencies.as_ref();
+        Blocker::new(
+            dependencies.is_some_and(|jobs| !jobs.is_empty()),
+            waits.concurrency_key.is_some(),
+        )
     }
 }
 

@@ -140,6 +140,18 @@ impl Broker {
         Ok(routes)
     }
 
+    /// The number of rerouted jobs that require a label set; 0 if the queue does not exist.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn count_rerouted(&self, route: &LabelRoute) -> Result<u64, BrokerError> {
+        let filter = self.names.routed_by_key(&route.queue, &route.key);
+        match self.count_subjects(&route.queue, &filter).await {
+            Err(BrokerError::QueueNotFound(_)) => Ok(0),
+            counted => counted,
+        }
+    }
+
     /// Reroutes a delivered job to the workers with a label set. The caller acknowledges the
     /// delivered message afterwards: in this order the job always has a message, and its record
     /// absorbs the second message that a crash in between leaves.

@@ -43,7 +43,7 @@ pub(super) fn start(session: &Session, metrics: &Metrics) -> Result<Traces, Fail
     export(session, variable, endpoint, lost)
 }
 
-/// Warns, since whoever set the variable expects spans.
+/// Warns, since the user who set the variable expects spans.
 #[cfg(not(feature = "otel"))]
 fn export(_: &Session, variable: &str, _: &str, _: table::Counter) -> Result<Traces, Failure> {
     tracing::warn!(

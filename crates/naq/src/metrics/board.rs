@@ -129,6 +129,7 @@ fn panel_json(panel: &Panel, id: usize, place: &Value) -> Value {
             "datasource": datasource(),
             "expr": expression(metric, panel),
             "legendFormat": legend(metric, panel),
+            "exemplar": metric.has_exemplars(),
             "format": match is_heatmap {
                 true => "heatmap",
                 false => "time_series",

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::registry::Registry;
 
-use super::handles::{Counter, Gauge, Histogram, SecondsCounter};
+use super::handles::{Counter, ExemplarJob, Gauge, Histogram, JobHistogram, SecondsCounter};
 use super::labels::{LabelValue, Labels};
 use super::process::{self, ProcessFigures};
 use super::table::{self, MetricInfo, MetricKind, Role};
@@ -23,12 +24,23 @@ impl MetricConstructor<Histogram> for Bounds {
     }
 }
 
+impl MetricConstructor<HistogramWithExemplars<ExemplarJob>> for Bounds {
+    fn new_metric(&self) -> HistogramWithExemplars<ExemplarJob> {
+        HistogramWithExemplars::new(self.0.iter().copied())
+    }
+}
+
 /// The time series of a row.
 enum Series {
     Counter(Family<Labels, Counter>),
     Seconds(Family<Labels, SecondsCounter>),
     Gauge(Family<Labels, Gauge>),
     Histogram(Family<Labels, Histogram, Bounds>),
+    /// The same without and with exemplars.
+    Exemplars(
+        Family<Labels, Histogram, Bounds>,
+        Family<Labels, HistogramWithExemplars<ExemplarJob>, Bounds>,
+    ),
 }
 
 /// Sets values that are read for each scrape.
@@ -41,6 +53,8 @@ pub(crate) enum Format {
     Text,
     /// OpenMetrics.
     OpenMetrics,
+    /// OpenMetrics with exemplars, which are ids of jobs.
+    Exemplars,
 }
 
 impl Format {
@@ -56,7 +70,17 @@ impl Format {
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Format::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::OpenMetrics | Format::Exemplars => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            }
+        }
+    }
+
+    /// The same with exemplars, where the format has them.
+    pub(crate) fn with_exemplars(self) -> Format {
+        match self {
+            Format::Text => Format::Text,
+            Format::OpenMetrics | Format::Exemplars => Format::Exemplars,
         }
     }
 }
@@ -81,6 +105,10 @@ impl ConnectionMetrics {
 /// The metrics of one process, or those of the cluster that one scrape has read.
 pub struct Metrics {
     registry: Registry,
+    /// The histograms that have exemplars, without them.
+    plain: Registry,
+    /// The same with them.
+    named: Registry,
     series: Vec<(&'static str, Series)>,
     hooks: Mutex<Vec<ScrapeHook>>,
 }
@@ -123,6 +151,7 @@ impl Metrics {
 
     fn of(is_wanted: impl Fn(&MetricInfo) -> bool) -> Metrics {
         let mut registry = Registry::default();
+        let (mut plain, mut named) = (Registry::default(), Registry::default());
         let mut series = Vec::new();
         for row in table::ALL.iter().copied().filter(|row| is_wanted(row)) {
             let (name, help) = (row.family(), row.help_text());
@@ -142,6 +171,13 @@ impl Metrics {
                     registry.register(name, help, family.clone());
                     Series::Gauge(family)
                 }
+                MetricKind::Histogram(bounds) if row.has_exemplars() => {
+                    let without = Family::new_with_constructor(Bounds(bounds));
+                    let with = Family::new_with_constructor(Bounds(bounds));
+                    plain.register(name, help.clone(), without.clone());
+                    named.register(name, help, with.clone());
+                    Series::Exemplars(without, with)
+                }
                 MetricKind::Histogram(bounds) => {
                     let family = Family::new_with_constructor(Bounds(bounds));
                     registry.register(name, help, family.clone());
@@ -152,6 +188,8 @@ impl Metrics {
         }
         Metrics {
             registry,
+            plain,
+            named,
             series,
             hooks: Mutex::default(),
         }
@@ -218,6 +256,27 @@ impl Metrics {
         }
     }
 
+    /// The handle of a histogram with exemplars.
+    pub(crate) fn job_histogram<const N: usize>(
+        &self,
+        row: table::ExemplarRow,
+        labels: [LabelValue; N],
+    ) -> JobHistogram {
+        match self.series(row.0) {
+            Some(Series::Exemplars(plain, named)) => {
+                let labels = Labels::new(row.0.labels, labels);
+                JobHistogram {
+                    plain: plain.get_or_create_owned(&labels),
+                    named: named.get_or_create_owned(&labels),
+                }
+            }
+            _ => JobHistogram {
+                plain: Bounds(&[]).new_metric(),
+                named: Bounds(&[]).new_metric(),
+            },
+        }
+    }
+
     /// The handles of what is known of the connection to NATS.
     pub(crate) fn connection(&self) -> ConnectionMetrics {
         ConnectionMetrics {
@@ -271,12 +330,20 @@ impl Metrics {
         let mut answer = String::new();
         let mut encoded = Ok(());
         for metrics in [&[self], others].concat() {
-            encoded = encoded.and_then(|()| match format {
-                Format::Text => prometheus_text::encode(&mut answer, &metrics.registry),
-                Format::OpenMetrics => text::encode_registry(&mut answer, &metrics.registry),
-            });
+            let of_jobs = match format {
+                Format::Exemplars => &metrics.named,
+                Format::Text | Format::OpenMetrics => &metrics.plain,
+            };
+            for registry in [&metrics.registry, of_jobs] {
+                encoded = encoded.and_then(|()| match format {
+                    Format::Text => prometheus_text::encode(&mut answer, registry),
+                    Format::OpenMetrics | Format::Exemplars => {
+                        text::encode_registry(&mut answer, registry)
+                    }
+                });
+            }
         }
-        if format == Format::OpenMetrics {
+        if format != Format::Text {
             encoded = encoded.and_then(|()| text::encode_eof(&mut answer));
         }
         // writing into a string cannot fail
@@ -287,8 +354,9 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{ATTEMPTS, JOB_WAIT, QUEUE_PAUSED};
+    use super::super::table::{ATTEMPTS, JOB_RUN, JOB_WAIT, QUEUE_PAUSED};
     use super::*;
+    use naq_protocol::{JobId, Timestamp};
 
     #[test]
     fn a_scrape_shows_what_was_counted() {
@@ -324,6 +392,31 @@ mod tests {
             "{plain}"
         );
         assert!(!plain.contains("# EOF"), "{plain}");
+    }
+
+    #[test]
+    fn buckets_name_a_job_only_for_those_who_may_see_ids() {
+        let metrics = Metrics::new(&[Role::Worker]);
+        let run = metrics.job_histogram(JOB_RUN, ["mail".into(), "ok".into()]);
+        let at = Timestamp::from_unix_ms(1_500).unwrap();
+        run.observe(0.2, &JobId::new("backup-1").unwrap(), at);
+        run.observe(2.0, &JobId::new("x".repeat(64)).unwrap(), at);
+        let named = metrics.encode(&[], Format::OpenMetrics.with_exemplars());
+        let line = concat!(
+            "naq_job_run_seconds_bucket{le=\"0.5\",queue=\"mail\",outcome=\"ok\"} 1",
+            " # {job_id=\"backup-1\"} 0.2 1.5"
+        );
+        assert!(
+            named.lines().any(|found| found == line),
+            "no `{line}` in {named}"
+        );
+        assert_eq!(Format::Text.with_exemplars(), Format::Text);
+        for format in [Format::Text, Format::OpenMetrics] {
+            let plain = metrics.encode(&[], format);
+            assert!(!plain.contains("job_id"), "{plain}");
+            let count = "naq_job_run_seconds_count{queue=\"mail\",outcome=\"ok\"} 2";
+            assert!(plain.lines().any(|found| found == count), "{plain}");
+        }
     }
 
     #[test]

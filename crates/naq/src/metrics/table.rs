@@ -93,6 +93,11 @@ impl MetricInfo {
         }
     }
 
+    /// Whether its buckets name a job.
+    pub(super) fn has_exemplars(&self) -> bool {
+        self.name == JOB_RUN.0.name
+    }
+
     /// Whether its values are read from NATS for each scrape.
     pub(super) fn is_read_per_scrape(&self) -> bool {
         self.scope == Scope::Cluster && self.roles == DASHBOARD
@@ -152,6 +157,10 @@ pub(crate) struct GaugeRow(pub(super) &'static MetricInfo);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HistogramRow(pub(super) &'static MetricInfo);
 
+/// A row of a histogram whose buckets name the job that they counted last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExemplarRow(pub(super) &'static MetricInfo);
+
 /// Defines the table. Each row becomes a constant, with which a room requests its handle, and an element of
 /// [`ALL`].
 macro_rules! table {
@@ -189,6 +198,8 @@ table! {
         "Maximum number of jobs of a queue that run at once; absent without a limit";
     QUEUE_SIZE: GaugeRow(MetricKind::Gauge) "naq_queue_size_bytes" ["queue"] Cluster DASHBOARD
         "Size of the stored messages of a queue";
+    BLOCKED: GaugeRow(MetricKind::Gauge) "naq_blocked_jobs" ["why"] Cluster DASHBOARD
+        "Jobs that wait for another job (`dependency`), for a slot of their concurrency `key`, or for a worker with the `labels` that they require; the first two are absent without a complete index";
     FAILED_KEPT: GaugeRow(MetricKind::Gauge) "naq_failed_kept_jobs" [] Cluster DASHBOARD
         "Failed and rejected jobs that naq keeps as dead letters";
     STORAGE: GaugeRow(MetricKind::Gauge) "naq_storage_bytes" [] Cluster DASHBOARD
@@ -210,7 +221,7 @@ table! {
         "Jobs that ended, by the state and the reason in their records; the reason is `none` if the record has none";
     JOB_WAIT: HistogramRow(MetricKind::Histogram(WAIT_S)) "naq_job_wait_seconds" ["queue"] Process WORKER
         "Time from when a job or its retry was due until a worker claimed it; redeliveries do not count";
-    JOB_RUN: HistogramRow(MetricKind::Histogram(RUN_S)) "naq_job_run_seconds" ["queue", "outcome"] Process WORKER
+    JOB_RUN: ExemplarRow(MetricKind::Histogram(RUN_S)) "naq_job_run_seconds" ["queue", "outcome"] Process WORKER
         "How long an attempt ran: `ok` if it succeeded, else `bad`; requeued attempts do not count";
     JOB_CPU: SecondsCounterRow(MetricKind::SecondsCounter) "naq_job_cpu_seconds_total" ["queue", "mode"] Process WORKER
         "CPU time of jobs, in the modes `user` and `system`";
@@ -324,7 +335,7 @@ mod tests {
     fn labels_have_few_values_and_identify_no_job() {
         let known = [
             "version", "role", "queue", "schedule", "state", "outcome", "reason", "mode", "stream",
-            "error", "status", "result", "what", "via", "op", "route", "method", "code",
+            "error", "status", "result", "what", "via", "op", "why", "route", "method", "code",
         ];
         for row in ALL {
             for label in row.labels {

@@ -10,6 +10,7 @@ use axum::http::Method;
 use tokio::sync::Mutex;
 
 use super::live::Live;
+use super::record_index::SharedIndex;
 use crate::metrics::{
     self as table, ConnectionMetrics, Counter, EnqueuedJobs, Format, Gauge, LabelValue, Metrics,
     OTHER, Role,
@@ -86,10 +87,11 @@ impl WebMetrics {
         &self,
         client: &Client,
         live: &Live,
+        index: Option<&SharedIndex>,
         streams: usize,
         format: Format,
     ) -> String {
-        let reading = async { self.cluster.lock().await.read(client, live).await };
+        let reading = async { self.cluster.lock().await.read(client, live, index).await };
         let read = tokio::time::timeout(READ_MAX, reading).await;
         // if NATS does not answer, the metrics of this process are still reported
         let cluster = read.unwrap_or_else(|_| Arc::new(Metrics::of_one_scrape()));

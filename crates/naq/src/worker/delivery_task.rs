@@ -86,8 +86,9 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
     };
     let metrics = &attempt.delivery.context.metrics;
     let queue = &attempt.delivery.message.queue;
+    let job = record.job_id.clone();
     let Some(ended) = attempt.run(record, revision).await else {
-        metrics.on_attempt_ended(queue, AttemptOutcome::Lost, None);
+        metrics.on_attempt_ended(queue, &job, AttemptOutcome::Lost, None);
         return Done::LeaseLost;
     };
     attempt.delivery.lease.mark_ended();
@@ -95,7 +96,7 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
     let done = attempt
         .finish(ended.next, ended.revision, Some(place))
         .await;
-    metrics.on_attempt_ended(queue, AttemptOutcome::of(&done), ended.usage);
+    metrics.on_attempt_ended(queue, &job, AttemptOutcome::of(&done), ended.usage);
     done
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::report::Done;
+use crate::clock;
 use crate::metrics::{
-    self as table, Counter, Gauge, Histogram, LabelValue, LabelValues, Metrics, SecondsCounter,
+    self as table, Counter, Gauge, Histogram, JobHistogram, LabelValue, LabelValues, Metrics,
+    SecondsCounter,
 };
-use naq_protocol::{QueueName, Reason, Record, State, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, Record, State, Timestamp};
 use naq_runner::{Captured, Completion, Runner, SpawnFailure, Termination, Usage};
 
 /// How an attempt ended, for its queue's counters.
@@ -93,8 +95,8 @@ struct QueueMetrics {
     attempts: [Counter; 6],
     succeeded: Counter,
     wait: Histogram,
-    run_ok: Histogram,
-    run_bad: Histogram,
+    run_ok: JobHistogram,
+    run_bad: JobHistogram,
     cpu_user: SecondsCounter,
     cpu_system: SecondsCounter,
     memory: Histogram,
@@ -117,8 +119,8 @@ impl QueueMetrics {
                 .map(|outcome| metrics.counter(table::ATTEMPTS, and(outcome.name()))),
             succeeded: metrics.counter(table::JOBS_ENDED, succeeded),
             wait: metrics.histogram(table::JOB_WAIT, one()),
-            run_ok: metrics.histogram(table::JOB_RUN, and("ok")),
-            run_bad: metrics.histogram(table::JOB_RUN, and("bad")),
+            run_ok: metrics.job_histogram(table::JOB_RUN, and("ok")),
+            run_bad: metrics.job_histogram(table::JOB_RUN, and("bad")),
             cpu_user: metrics.seconds(table::JOB_CPU, and("user")),
             cpu_system: metrics.seconds(table::JOB_CPU, and("system")),
             memory: metrics.histogram(table::JOB_MEMORY, one()),
@@ -238,6 +240,7 @@ impl WorkerMetrics {
     pub(super) fn on_attempt_ended(
         &self,
         queue: &QueueName,
+        job: &JobId,
         outcome: AttemptOutcome,
         usage: Option<Usage>,
     ) {
@@ -251,9 +254,15 @@ impl WorkerMetrics {
         queue.cpu_system.inc_by(seconds(usage.cpu_system_ms));
         queue.memory.observe(usage.max_rss_bytes as f64);
         match outcome {
-            AttemptOutcome::Success => queue.run_ok.observe(seconds(usage.wall_ms)),
+            AttemptOutcome::Success => {
+                let run = &queue.run_ok;
+                run.observe(seconds(usage.wall_ms), job, clock::now());
+            }
             AttemptOutcome::Requeued | AttemptOutcome::Lost => {}
-            _ => queue.run_bad.observe(seconds(usage.wall_ms)),
+            _ => {
+                let run = &queue.run_bad;
+                run.observe(seconds(usage.wall_ms), job, clock::now());
+            }
         }
     }
 

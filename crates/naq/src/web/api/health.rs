@@ -77,7 +77,13 @@ async fn metrics(State(web): State<Arc<Web>>, parts: Parts) -> Result<Response, 
     let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
     let text = web
         .metrics
-        .answer(&web.client, &web.live, web.streams.count(), format)
+        .answer(
+            &web.client,
+            &web.live,
+            web.index.as_deref(),
+            web.streams.count(),
+            format,
+        )
         .await;
     Ok(([(header::CONTENT_TYPE, format.media_type())], text).into_response())
 }

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use super::super::live::Live;
 use super::super::overview::slots;
+use super::super::record_index::{RecordIndex, SharedIndex};
 use super::schedules::KnownSchedules;
 use crate::clock;
 use crate::metrics::{self as table, LABEL_VALUES_MAX, LabelValues, Metrics};
-use naq_client::{BrokerErrorKind, Client, ClientError, QueueInfo, StorageUsage};
+use naq_client::{Blocker, BrokerErrorKind, Client, ClientError, QueueInfo, StorageUsage};
 use naq_protocol::{QueueName, Timestamp, WorkerInfo, WorkerState};
 
 /// Shortest time between two reads of the state of the cluster.
@@ -32,7 +33,12 @@ pub(super) struct Cluster {
 impl Cluster {
     /// The metrics of the cluster, at most a second old. Those that NATS denies or does not answer for are
     /// missing.
-    pub(super) async fn read(&mut self, client: &Client, live: &Live) -> Arc<Metrics> {
+    pub(super) async fn read(
+        &mut self,
+        client: &Client,
+        live: &Live,
+        index: Option<&SharedIndex>,
+    ) -> Arc<Metrics> {
         if let Some((read_at, cluster)) = &self.last
             && read_at.elapsed() < REFRESH_INTERVAL_MIN
         {
@@ -50,6 +56,21 @@ impl Cluster {
             let oldest = read_oldest(client, queues).await;
             show_queues(&cluster, queues, workers, &oldest, clock::now());
             show_workers(&cluster, workers);
+            if let Ok(jobs) = client.count_blocked_by_labels(workers).await {
+                let gauge = cluster.gauge(table::BLOCKED, ["labels".into()]);
+                gauge.set(jobs as f64);
+            }
+        }
+        for (blocker, jobs) in index
+            .and_then(|index| index.read(RecordIndex::blocked))
+            .into_iter()
+            .flatten()
+        {
+            let why = match blocker {
+                Blocker::Dependencies => "dependency",
+                Blocker::ConcurrencyKey => "key",
+            };
+            cluster.gauge(table::BLOCKED, [why.into()]).set(jobs as f64);
         }
         if let Ok(kept) = kept {
             cluster.gauge(table::FAILED_KEPT, []).set(kept as f64);

@@ -14,7 +14,7 @@ use super::interner::{Interner, TextId};
 use super::labels;
 use super::query::{CompiledQuery, Query, reason_code, state_code};
 use super::rows::{CHUNK_ROWS_MAX, Row, Rows};
-use naq_client::{RevisionBatch, RevisionBound, RevisionsLeft};
+use naq_client::{Blocker, RevisionBatch, RevisionBound, RevisionsLeft};
 use naq_protocol::{Reason, State};
 
 /// Maximum number of rows that one call looks at, so that other requests are served in between.
@@ -22,6 +22,18 @@ const ROWS_AT_ONCE: usize = 64 * CHUNK_ROWS_MAX;
 
 /// Average memory of a place in the map of ids, which is between 7/8 and 7/16 full, in bytes.
 const PLACE_BYTES: usize = (size_of::<Place>() + 1) * 3 / 2;
+
+/// What can block a job.
+const BLOCKERS: [Blocker; 2] = [Blocker::Dependencies, Blocker::ConcurrencyKey];
+
+/// The code of what blocks a job, for a row.
+fn blocker_code(blocker: Option<Blocker>) -> u8 {
+    match blocker {
+        None => 0,
+        Some(Blocker::Dependencies) => 1,
+        Some(Blocker::ConcurrencyKey) => 2,
+    }
+}
 
 /// What the index stores of a record.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +45,8 @@ pub(in crate::web) struct RecordFacts<'a> {
     pub(in crate::web) worker_id: Option<&'a str>,
     pub(in crate::web) schedule_id: Option<&'a str>,
     pub(in crate::web) labels: &'a BTreeMap<String, String>,
+    /// What blocks the job. `None` unless it is blocked.
+    pub(in crate::web) blocker: Option<Blocker>,
     /// When the server stored the record, in milliseconds since the Unix epoch.
     pub(in crate::web) time_ms: i64,
 }
@@ -77,6 +91,8 @@ pub(in crate::web) struct RecordIndex {
     label_sets: Interner,
     /// Number of running jobs of each worker.
     running: HashMap<TextId, u64>,
+    /// Number of jobs that each of [`BLOCKERS`] blocks.
+    blocked: [u64; BLOCKERS.len()],
     /// Removals while the bucket is being read: the reader may deliver a record that was removed meanwhile. `None`
     /// means that nothing is being read.
     removals: Option<HashMap<Box<str>, u64>>,
@@ -105,6 +121,7 @@ impl RecordIndex {
             names: Interner::default(),
             label_sets: Interner::default(),
             running: HashMap::new(),
+            blocked: [0; BLOCKERS.len()],
             removals: None,
             newest: 0,
             unindexed_below: 0,
@@ -169,8 +186,12 @@ impl RecordIndex {
             labels: self.label_sets.add(labels.as_deref()),
             state: state_code(facts.state),
             reason: reason_code(facts.reason),
+            blocker: blocker_code(facts.blocker),
             ..Row::default()
         };
+        if let Some(count) = self.blocked_of(&row) {
+            *count += 1;
+        }
         if facts.state == State::Running {
             *self.running.entry(row.worker).or_default() += 1;
         }
@@ -260,6 +281,20 @@ impl RecordIndex {
         workers.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// What blocks jobs, with the number of jobs that it blocks.
+    pub(in crate::web) fn blocked(&self) -> [(Blocker, u64); BLOCKERS.len()] {
+        let mut counted = BLOCKERS.map(|blocker| (blocker, 0));
+        for ((_, count), blocked) in counted.iter_mut().zip(self.blocked) {
+            *count = blocked;
+        }
+        counted
+    }
+
+    fn blocked_of(&mut self, row: &Row) -> Option<&mut u64> {
+        let place = row.blocker.checked_sub(1)?;
+        self.blocked.get_mut(usize::from(place))
+    }
+
     fn hash(&self, job_id: &str) -> u32 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -296,6 +331,9 @@ impl RecordIndex {
         let is_same = |place: &Place| place.revision() == revision;
         if let Ok(place) = self.places.find_entry(spread(hash), is_same) {
             place.remove();
+        }
+        if let Some(count) = self.blocked_of(row) {
+            *count -= 1;
         }
         if row.state == state_code(State::Running)
             && let Some(count) = self.running.get_mut(&row.worker)

@@ -32,6 +32,8 @@ pub(super) struct Row {
     pub(super) state: u8,
     /// The code of its reason, less than 32. 0 means none.
     pub(super) reason: u8,
+    /// 0 unless the job is blocked, else the place of what blocks it among the counts of the index, plus 1.
+    pub(super) blocker: u8,
     pub(super) is_dead: bool,
 }
 

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::index::{RecordFacts, RecordIndex};
 use super::query::Query;
 use naq_client::{
-    OutlinedRecord, RecordBucketState, RecordChange, RecordObserver, RecordRevisions, RecordUpdate,
-    RevisionBatch, RevisionBound, RevisionsLeft,
+    Blocker, OutlinedRecord, RecordBucketState, RecordChange, RecordObserver, RecordRevisions,
+    RecordUpdate, RevisionBatch, RevisionBound, RevisionsLeft,
 };
 
 /// Time after which a record that the bucket does not have is removed from the index. It has usually changed, and
@@ -216,6 +216,7 @@ impl SharedIndex {
                     worker_id: outline.worker_id.as_deref(),
                     schedule_id: outline.schedule_id.as_ref().map(|id| id.as_str()),
                     labels: outline.labels(),
+                    blocker: outline.blocker(),
                     time_ms: record.time.unix_ms(),
                 },
             ),
@@ -336,6 +337,7 @@ impl State {
                 worker_id: record.worker_id.as_deref(),
                 schedule_id: record.schedule_id.as_ref().map(|id| id.as_str()),
                 labels: &record.labels,
+                blocker: Blocker::of(record),
                 time_ms: written.unwrap_or(record.enqueue_time).unix_ms(),
             },
         );

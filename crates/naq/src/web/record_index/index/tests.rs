@@ -20,6 +20,7 @@ struct Fact {
     worker: Option<u8>,
     schedule: Option<u8>,
     team: Option<u8>,
+    blocker: Option<Blocker>,
 }
 
 impl Fact {
@@ -41,6 +42,7 @@ impl Fact {
                 worker_id: worker.as_deref(),
                 schedule_id: schedule.as_deref(),
                 labels: &labels,
+                blocker: self.blocker,
                 time_ms: time(revision),
             },
         );
@@ -69,16 +71,20 @@ fn fact() -> impl Strategy<Value = Fact> {
         proptest::option::of(0..70_u8),
         proptest::option::of(0..3_u8),
         proptest::option::of(0..3_u8),
+        proptest::option::of(proptest::sample::select(BLOCKERS.to_vec())),
     )
-        .prop_map(|(job, queue, state, reason, worker, schedule, team)| Fact {
-            job,
-            queue,
-            state,
-            reason,
-            worker,
-            schedule,
-            team,
-        })
+        .prop_map(
+            |(job, queue, state, reason, worker, schedule, team, blocker)| Fact {
+                job,
+                queue,
+                state,
+                reason,
+                worker,
+                schedule,
+                team,
+                blocker,
+            },
+        )
 }
 
 /// A message of the bucket: a record, or the marker of a removed one.
@@ -228,6 +234,10 @@ fn check(index: &RecordIndex, model: &BTreeMap<u64, Fact>) -> Result<(), TestCas
         *running.entry(worker.unwrap_or_default()).or_default() += 1;
     }
     prop_assert_eq!(index.running_by_worker(), running);
+    for (blocker, jobs) in index.blocked() {
+        let blocked = model.values().filter(|fact| fact.blocker == Some(blocker));
+        prop_assert_eq!(jobs, blocked.count() as u64);
+    }
     Ok(())
 }
 
@@ -361,6 +371,7 @@ fn succeeded(job: u64) -> Fact {
         worker: Some(1),
         schedule: None,
         team: None,
+        blocker: None,
     }
 }
 
@@ -401,6 +412,7 @@ fn a_call_looks_at_a_bounded_number_of_rows_and_a_later_one_continues() {
             worker_id: None,
             schedule_id: None,
             labels: &labels,
+            blocker: None,
             time_ms: 0,
         };
         index.put(revision, &facts);
@@ -442,6 +454,7 @@ fn a_record_takes_about_a_hundred_bytes() {
                 worker_id: Some("host-1"),
                 schedule_id: None,
                 labels: &labels,
+                blocker: None,
                 time_ms: i64::try_from(revision).unwrap(),
             },
         );
