@@ -76,6 +76,15 @@ fn all_jobs_are_on_some_page_and_a_long_search_continues() {
         .get("/export/jobs?q=queue:build&format=csv")
         .expect(200);
     assert_eq!(csv.text().lines().count(), 2_002);
+    // times are in UTC unless a request names a zone
+    let row = |csv: &str| csv.lines().nth(1).unwrap_or_default().to_owned();
+    assert!(row(&csv.text()).contains("Z,"), "{}", row(&csv.text()));
+    let kathmandu = dashboard
+        .get("/export/jobs?q=queue:build&format=csv&tz=Asia/Kathmandu")
+        .expect(200)
+        .text();
+    assert!(row(&kathmandu).contains("+05:45,"), "{}", row(&kathmandu));
+    dashboard.get("/export/jobs?tz=Nowhere").expect(400);
     let lines = dashboard.get("/export/jobs?q=queue:build%20find-me&format=ndjson");
     assert_eq!(lines.expect(200).json()["job_id"], "rare");
 }

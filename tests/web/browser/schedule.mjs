@@ -20,6 +20,7 @@ page.on("console", (message) => {
 page.on("pageerror", (error) => wrong.push(`script: ${error.message}`));
 await page.goto(login);
 const root = new URL("./", page.url());
+const own = await page.evaluate(() => Intl.DateTimeFormat().resolvedOptions().timeZone);
 
 // A schedule is created by the form.
 await page.getByRole("link", { name: "Schedules", exact: true }).click();
@@ -37,9 +38,28 @@ await page.getByText("The schedule is saved.").waitFor();
 // its next ticks are in its own zone, and in that of the viewer
 const tick = page.locator('[aria-label="Next ticks"] tbody tr').first();
 expect((await tick.textContent()).includes("03:30:00 +0"), `in the zone of the schedule: ${await tick.textContent()}`);
-const local = await page.locator("time.local").first().textContent();
-expect(/ 0[78]:00:00 /.test(local), `in the zone of the viewer: ${local}`);
-expect((await page.getByRole("columnheader", { name: "Your time" }).count()) === 1, "no column for the viewer's time");
+const local = () => tick.locator("time").textContent();
+expect(/ 0[78]:00:00 \+05:30$/.test(await local()), `in the zone of the viewer: ${await local()}`);
+const zones = page.getByLabel("Times");
+expect((await zones.locator("option").first().textContent()) === own, "the switch does not name the zone of the viewer");
+for (const [choice, name, time] of [
+  ["utc", "UTC", / 0[12]:30:00 UTC$/],
+  ["schedule", "Europe/Berlin", / 03:30:00 \+0[12]:00$/],
+]) {
+  await zones.selectOption(choice);
+  expect(time.test(await local()), `in the zone ${choice}: ${await local()}`);
+  const named = await page.locator("th[data-zone-name]").textContent();
+  expect(named === name, `${choice}: the column is called ${named}`);
+  expect((await tick.textContent()).includes("03:30:00 +0"), "the column of the schedule has another zone");
+}
+// other pages use it too, and texts, titles and exports
+await page.goto(new URL("audit", root).href);
+expect((await zones.inputValue()) === "schedule", "the selection is not kept");
+const entry = page.locator("main time").first();
+expect((await entry.textContent()).endsWith("+05:30"), `no schedule, so the viewer's zone: ${await entry.textContent()}`);
+expect((await entry.getAttribute("title")).endsWith("+05:30"), await entry.getAttribute("title"));
+await zones.selectOption("own");
+await page.goto(new URL("schedules/nightly", root).href);
 console.log("created");
 
 // Its runs of two days are shown, and then enqueued.
@@ -48,6 +68,22 @@ await page.getByLabel("To, not included").fill("2025-03-30T00:00");
 await page.getByRole("button", { name: "Show the runs" }).click();
 await page.getByRole("button", { name: "Enqueue 2 jobs" }).click();
 await page.getByText("2 jobs enqueued.").waitFor();
+const schedule = page.url();
+await page.goto(new URL("jobs?q=queue:build", root).href);
+const csv = page.getByRole("link", { name: "CSV" });
+const exported = async () => (await page.request.get(await csv.evaluate((link) => link.href))).text();
+expect((await exported()).includes("+05:30,"), `the export is not in the viewer's zone: ${await exported()}`);
+await zones.selectOption("utc");
+expect(/T[0-9:.]+Z,/.test(await exported()), `the export is not in UTC: ${await exported()}`);
+// another page of the browser, and a page that updates itself, follow the switch
+const other = await context.newPage();
+await other.goto(new URL("jobs", root).href);
+const known = other.locator("main time[title]").first();
+expect((await known.getAttribute("title")).endsWith(" UTC"), await known.getAttribute("title"));
+await zones.selectOption("own");
+await other.waitForFunction(() => document.querySelector("main time[title]").title.endsWith("+05:30"));
+await other.close();
+await page.goto(schedule);
 console.log("backfilled");
 
 // The test lets schedules have runs, in every state, before the pages are looked at.

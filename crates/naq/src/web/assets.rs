@@ -38,12 +38,12 @@ const ASSETS: &[Asset] = &[
     script!("live_worker.js"),
     script!("live.js"),
     script!("live_output.js"),
+    script!("stored.js"),
+    script!("times.js"),
     script!("live_page.js"),
     script!("form_check.js"),
-    script!("times.js"),
     script!("log.js"),
     script!("dialogs.js"),
-    script!("stored.js"),
     script!("keys.js"),
     script!("views.js"),
     script!("palette.js"),
@@ -70,13 +70,31 @@ struct Served {
     content: String,
 }
 
+/// A script without lines of comments and without indentation, which are a fifth of it. Both are for those who read
+/// the source.
+fn without_comments(script: &str) -> String {
+    let is_comment = |line: &str| {
+        line.is_empty()
+            || line.starts_with("//")
+            || (line.starts_with("/**") && line.ends_with("*/"))
+    };
+    let lines = script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !is_comment(line));
+    lines.fold(String::new(), |text, line| text + line + "\n")
+}
+
 /// All assets, in the order of the table.
 fn served() -> &'static [Served] {
     static SERVED: OnceLock<Vec<Served>> = OnceLock::new();
     SERVED.get_or_init(|| {
         let mut served: Vec<Served> = Vec::new();
         for asset in ASSETS {
-            let mut content = asset.content.to_owned();
+            let mut content = match asset.media_type.starts_with("text/javascript") {
+                true => without_comments(asset.content),
+                false => asset.content.to_owned(),
+            };
             for before in &served {
                 let specifier = |name: &str| format!("\"./{name}\"");
                 content = content.replace(&specifier(before.asset.name), &specifier(&before.name));
@@ -113,6 +131,28 @@ pub(super) async fn serve(Path(name): Path<String>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a text of several lines, indentation and slashes would be content.
+    #[test]
+    fn no_text_or_comment_of_a_script_has_several_lines() {
+        for asset in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
+            for line in asset.content.lines() {
+                let is_closed = line.matches('`').count().is_multiple_of(2);
+                let is_one_line = line.matches("/*").count() == line.matches("*/").count();
+                assert!(is_closed && is_one_line, "{}: {line}", asset.name);
+            }
+        }
+        assert_eq!(
+            without_comments("// a\n\nif (b) {\n  c(\"//d\");\n}\n"),
+            "if (b) {\nc(\"//d\");\n}\n"
+        );
+        let sent: usize = served()
+            .iter()
+            .filter(|script| script.asset.name.ends_with(".js"))
+            .map(|script| script.content.len())
+            .sum();
+        assert!(sent < 40_000, "scripts of {sent} bytes");
+    }
 
     #[test]
     fn a_script_names_others_with_their_digests() {

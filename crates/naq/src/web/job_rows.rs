@@ -4,7 +4,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use naq_client::JobSummary;
-use naq_protocol::escape;
+use naq_cron::Timezone;
+use naq_protocol::{Timestamp, escape};
 
 /// Comma-separated values, with a line of names first.
 pub(super) const CSV: &str = "text/csv";
@@ -68,10 +69,11 @@ impl Format {
         }
     }
 
-    /// The lines of jobs.
-    pub(super) fn lines(self, jobs: &[JobSummary]) -> String {
+    /// The lines of jobs, with times in UTC. Those of [`Format::Csv`] can be in another time zone, with its offset: a
+    /// spreadsheet shows them as they are, and a program that reads JSON converts them itself.
+    pub(super) fn lines(self, jobs: &[JobSummary], zone: Timezone) -> String {
         let lines = jobs.iter().map(|job| match self {
-            Format::Csv => csv_line(job),
+            Format::Csv => csv_line(job, zone),
             Format::Ndjson => serde_json::to_string(job)
                 .map(|line| line + "\n")
                 .unwrap_or_default(),
@@ -81,12 +83,16 @@ impl Format {
 
     /// An answer of these jobs.
     pub(super) fn response(self, jobs: &[JobSummary]) -> Response {
-        let body = self.head() + &self.lines(jobs);
+        let body = self.head() + &self.lines(jobs, Timezone::UTC);
         ([(header::CONTENT_TYPE, self.media_type())], body).into_response()
     }
 }
 
-fn csv_line(job: &JobSummary) -> String {
+fn csv_line(job: &JobSummary, zone: Timezone) -> String {
+    let time = |time: Timestamp| match zone == Timezone::UTC {
+        true => time.to_string(),
+        false => zone.format(time.0),
+    };
     let record = &job.record;
     let number = |number: Option<i32>| number.map(|number| number.to_string());
     let labels = job
@@ -102,10 +108,10 @@ fn csv_line(job: &JobSummary) -> String {
         number(record.exit_code),
         number(record.signal),
         job.worker_id.clone(),
-        Some(job.enqueue_time.to_string()),
-        job.started_at.map(|time| time.to_string()),
-        job.finished_at.map(|time| time.to_string()),
-        Some(job.changed_at.to_string()),
+        Some(time(job.enqueue_time)),
+        job.started_at.map(time),
+        job.finished_at.map(time),
+        Some(time(job.changed_at)),
         Some(labels.collect::<Vec<_>>().join("; ")),
         job.command.clone(),
         record.error.clone(),

@@ -6,7 +6,7 @@ import { checkSession } from "./live.js";
 import { listenToKeys } from "./keys.js";
 import { showUpdates } from "./live_page.js";
 import { preparePalette } from "./palette.js";
-import { showLocalTimes } from "./times.js";
+import { offerZones } from "./times.js";
 import { showViews } from "./views.js";
 
 /** Shows the outputs of an ended job, by a module that other pages do not load. */
@@ -21,7 +21,7 @@ const state = document.getElementById("live-state");
 if (view && state) showUpdates(view, state, showStored);
 // other pages learn of a logout too
 if (document.querySelector("[data-logged-out]")) checkSession();
-showLocalTimes();
+offerZones();
 // on a narrow page the links to pages are wider than it
 document.querySelector(".places [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 for (const form of document.querySelectorAll("form[data-check]")) checkWhileTyping(form);

@@ -3,6 +3,7 @@
 import { follow } from "./live.js";
 import { showOutput } from "./live_output.js";
 import { patch } from "./patch.js";
+import { showTimes } from "./times.js";
 import { parse } from "./trusted.js";
 
 /** The words for the states of a stream. */
@@ -31,6 +32,7 @@ export function showUpdates(view, state, onReload) {
     } else if (kind === (view.dataset.event ?? "overview")) {
       const next = view.cloneNode(false);
       next.replaceChildren(...parse(data).childNodes);
+      showTimes(next);
       patch(view, next);
     } else {
       output?.(kind, data);
@@ -59,5 +61,7 @@ async function reload() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!answer.ok) return;
   const next = parse(await answer.text()).querySelector("main");
-  if (next) patch(document.querySelector("main"), next);
+  if (!next) return;
+  showTimes(next);
+  patch(document.querySelector("main"), next);
 }

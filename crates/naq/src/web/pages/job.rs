@@ -15,6 +15,7 @@ use super::job_envelope::{EnvelopeView, envelope_view};
 use super::job_output::{Selection, outputs};
 use super::job_view::{JobReading, job_view};
 use super::past_runs::past_runs;
+use super::schedules::zone_of;
 use crate::clock;
 use crate::web::access::{Identity, Right};
 use crate::web::api::jobs::has_ended;
@@ -81,6 +82,10 @@ async fn page(
         "body",
         &body(web, identity.right, &reading, web.base_path())?,
     );
+    context.insert(
+        "zone",
+        &zone(&web.client, record).await?.unwrap_or_default(),
+    );
     context.insert("has_ended", &has_ended);
     context.insert("outputs", &outputs);
     context.insert("live", &live);
@@ -99,6 +104,15 @@ async fn page(
         context.insert("envelope", envelope);
     }
     Ok(web.page(StatusCode::OK, "job.html", &context))
+}
+
+/// The time zone of the schedule that enqueued the job.
+async fn zone(client: &Client, record: &Record) -> Result<Option<String>, ClientError> {
+    let Some(schedule) = &record.schedule_id else {
+        return Ok(None);
+    };
+    let found = client.fetch_schedule(schedule).await?;
+    Ok(found.map(|found| zone_of(&found.schedule).to_string()))
 }
 
 /// The part of the page that updates itself until the job has ended, for viewers with this right. Its links begin

@@ -23,6 +23,7 @@ use crate::web::job_search::search;
 use crate::web::problem::Problem;
 use crate::web::state::Web;
 use naq_client::{JobCursor, JobPage};
+use naq_cron::Timezone;
 use naq_protocol::State as JobState;
 
 /// Number of jobs in a page.
@@ -204,7 +205,7 @@ fn views(filter: Option<&Filter>) -> Vec<View> {
 /// The jobs of a filter as a file.
 pub(in crate::web) async fn export(State(web): State<Arc<Web>>, query: RawQuery) -> Response {
     match read_export(query) {
-        Ok((filter, format)) => {
+        Ok((filter, format, zone)) => {
             let name = match format {
                 Format::Csv => "attachment; filename=\"jobs.csv\"",
                 Format::Ndjson => "attachment; filename=\"jobs.ndjson\"",
@@ -216,22 +217,27 @@ pub(in crate::web) async fn export(State(web): State<Arc<Web>>, query: RawQuery)
                     axum::http::HeaderValue::from_static(name),
                 ),
             ];
-            let body = Body::from_stream(lines(web, filter, format));
+            let body = Body::from_stream(lines(web, filter, format, zone));
             (headers, body).into_response()
         }
         Err(problem) => web.error_page(&problem),
     }
 }
 
-fn read_export(query: RawQuery) -> Result<(Filter, Format), Problem> {
-    let query = Query::parse(query, &["q", "format"])?;
+fn read_export(query: RawQuery) -> Result<(Filter, Format, Timezone), Problem> {
+    let query = Query::parse(query, &["q", "format", "tz"])?;
     let filter = query.parsed("q", str::parse::<Filter>)?;
     let format = query.parsed("format", |text| match text {
         "csv" => Ok(Format::Csv),
         "ndjson" => Ok(Format::Ndjson),
         _ => Err("expected csv or ndjson"),
     })?;
-    Ok((filter.unwrap_or_default(), format.unwrap_or(Format::Csv)))
+    let zone = query.parsed("tz", str::parse::<Timezone>)?;
+    Ok((
+        filter.unwrap_or_default(),
+        format.unwrap_or(Format::Csv),
+        zone.unwrap_or_default(),
+    ))
 }
 
 /// What an export reads next.
@@ -249,6 +255,7 @@ fn lines(
     web: Arc<Web>,
     filter: Filter,
     format: Format,
+    zone: Timezone,
 ) -> impl Stream<Item = Result<String, std::io::Error>> {
     let stop = web.stop.clone();
     futures_util::stream::unfold(
@@ -285,7 +292,7 @@ fn lines(
                         },
                         _ => ExportStep::End,
                     };
-                    let text = format.lines(&page.jobs);
+                    let text = format.lines(&page.jobs, zone);
                     Some((Ok(text), (web, filter, stop, next)))
                 }
                 Err(error) => {

@@ -307,14 +307,14 @@ pub(super) fn status(summary: &ScheduleSummary) -> (String, &'static str) {
     }
 }
 
-/// A moment in a time zone, to the second: `2026-12-24 18:00:00 +01:00`.
+/// A moment in a time zone, to the second: `2026-12-24 18:00:00 +01:00`, or `2026-12-24 17:00:00 UTC`.
 pub(super) fn in_zone(moment: Timestamp, zone: Timezone) -> String {
     let second = Timestamp::from_unix_ms(moment.unix_ms().div_euclid(1_000) * 1_000);
     let text = zone
         .format(second.unwrap_or(moment).0)
         .replacen('T', " ", 1);
     let (time, offset) = text.split_at(text.len().min("2026-12-24 18:00:00".len()));
-    format!("{time} {}", offset.replace('Z', ""))
+    format!("{time} {}", offset.replace('Z', "UTC"))
         .trim_end()
         .to_owned()
 }
