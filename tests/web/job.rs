@@ -430,6 +430,98 @@ fn the_page_of_an_ended_job_names_who_changed_it() {
 }
 
 #[test]
+fn a_failed_job_leads_to_others_that_failed_like_it_and_to_what_helped() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let without_index = Dashboard::start(&naq, &["--index", "off"]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let marker = naq.home().join("mended");
+    let fail = |job: &str, order: &str| {
+        let script = format!(
+            "test -e '{}' || {{ echo 'order {order} is <b> locked' >&2; exit 3; }}",
+            marker.display()
+        );
+        let words = ["-q", "build", "--id", job, "--", "sh", "-c", &script];
+        let job = naq.enqueue(&words);
+        naq.wait_ended(&job)
+    };
+    let page = |dashboard: &Dashboard, job: &str| {
+        let page = dashboard.get(&format!("/jobs/{job}")).expect(200).text();
+        let part = page.split("id=\"same-failure\"").nth(1);
+        part.map(|part| part.split("</section>").next().unwrap().to_owned())
+    };
+    fail("one", "11");
+    let alone = page(&dashboard, "one").unwrap();
+    assert!(
+        alone.contains("exit 3: order &lt;n&gt; is &lt;b&gt; locked"),
+        "{alone}"
+    );
+    assert!(
+        alone.contains("no other job") && !alone.contains("What helped"),
+        "{alone}"
+    );
+    fail("two", "12");
+    naq.wait_ended(&naq.enqueue(&["-q", "build", "--id", "other", "--", "sh", "-c", "exit 4"]));
+    let both = page(&dashboard, "one").unwrap();
+    assert!(
+        both.contains("1 other job, the first failure <time"),
+        "{both}"
+    );
+    let group = both.split("/failed/jobs?group=").nth(1).unwrap();
+    let group = group.split('"').next().unwrap();
+    let listed = dashboard
+        .get(&format!("/failed/jobs?group={group}"))
+        .expect(200)
+        .text();
+    assert!(
+        listed.contains("/jobs/one\"") && !listed.contains("/jobs/other\""),
+        "{listed}"
+    );
+
+    // a rerun of another job of the group succeeds
+    std::fs::write(&marker, "").unwrap();
+    let retry = |body: &str| {
+        let request = dashboard.request("POST", "/api/jobs/two/retry");
+        let request = match body {
+            "" => request,
+            body => request.json(body),
+        };
+        let rerun = request.send().expect(201).json();
+        let rerun = id(rerun["job_id"].as_str().unwrap());
+        naq.wait_ended(&rerun);
+        rerun
+    };
+    let rerun = retry("");
+    let mut helped = String::new();
+    eventually("the rerun is named", || {
+        helped = page(&dashboard, "one").unwrap();
+        helped.contains(&format!("<a href=\"/jobs/{rerun}\">"))
+    });
+    assert!(helped.contains("<a href=\"/jobs/two\">two</a>"), "{helped}");
+    assert!(
+        helped.contains("no other job") && helped.contains("unchanged"),
+        "{helped}"
+    );
+    let own = page(&dashboard, "two").unwrap();
+    assert!(
+        own.contains("a rerun of this job succeeded") && own.contains("1 other job"),
+        "{own}"
+    );
+    // another cause, another job, and no index
+    assert!(!page(&dashboard, "other").unwrap().contains("What helped"));
+    assert_eq!(page(&dashboard, rerun.as_str()), None);
+    let without = page(&without_index, "one").unwrap();
+    assert!(!without.contains("What helped"), "{without}");
+    // the latest one counts
+    let changed = retry(r#"{"timeout":"1m"}"#);
+    eventually("the changed rerun is named", || {
+        let helped = page(&dashboard, "one").unwrap();
+        helped.contains(changed.as_str()) && helped.contains("with another envelope")
+    });
+}
+
+#[test]
 fn an_ended_job_is_compared_with_earlier_runs() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

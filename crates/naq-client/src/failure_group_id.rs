@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use naq_core::{FailureGroup, failure_group};
 use naq_jetstream::DeadLetter;
+use naq_protocol::Record;
 
 /// Length of the text of a [`FailureGroupId`].
 const ID_CHARS: usize = 16;
@@ -25,6 +26,17 @@ impl FailureGroupId {
     #[must_use]
     pub fn of(job: &DeadLetter) -> FailureGroupId {
         FailureGroupId::of_group(&group_of(job))
+    }
+
+    /// The id of the group of a failed job.
+    #[must_use]
+    pub fn of_record(record: &Record) -> FailureGroupId {
+        FailureGroupId::of_group(&failure_group(
+            record.reason(),
+            record.exit_code,
+            record.signal,
+            record.error.as_deref(),
+        ))
     }
 
     pub(crate) fn of_group(group: &FailureGroup) -> FailureGroupId {

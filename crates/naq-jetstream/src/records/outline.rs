@@ -37,6 +37,8 @@ pub struct RecordOutline {
     placeholder: Option<bool>,
     #[serde(default)]
     waits: Option<WaitsOutline>,
+    #[serde(default)]
+    rerun_of: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -82,6 +84,12 @@ impl RecordOutline {
     pub fn labels(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         self.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    /// Whether the job reruns another one.
+    #[must_use]
+    pub fn is_rerun(&self) -> bool {
+        self.rerun_of.is_some()
     }
 
     /// What blocks the job. `None` unless it is blocked.

@@ -262,6 +262,7 @@ impl Filter {
             workers: (!self.workers.is_empty()).then(|| ids.map(str::to_owned).collect()),
             labels: self.labels.clone(),
             ids: self.ids.clone(),
+            only_reruns: false,
         }
     }
 

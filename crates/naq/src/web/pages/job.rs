@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::dependencies::Dependencies;
+use super::failure_history::failure_history;
 use super::frame::frame;
 use super::job_envelope::{EnvelopeView, envelope_view};
 use super::job_output::{Selection, outputs};
@@ -92,6 +93,11 @@ async fn page(
     context.insert("has_dependencies", &dependencies.is_some());
     if let Some(dependencies) = &dependencies {
         context.insert("dependencies", dependencies);
+    }
+    let history = failure_history(web, record).await?;
+    context.insert("has_failure", &history.is_some());
+    if let Some(history) = &history {
+        context.insert("failure", history);
     }
     let past_runs = past_runs(&web.client, record).await?;
     context.insert("has_past_runs", &past_runs.is_some());

@@ -8,6 +8,7 @@ mod choice;
 mod dependencies;
 pub(super) mod enqueue;
 pub(super) mod failed;
+mod failure_history;
 pub(super) mod flow;
 mod frame;
 pub(super) mod job;

@@ -47,6 +47,8 @@ pub(in crate::web) struct RecordFacts<'a> {
     pub(in crate::web) labels: &'a BTreeMap<String, String>,
     /// What blocks the job. `None` unless it is blocked.
     pub(in crate::web) blocker: Option<Blocker>,
+    /// Whether the job reruns another one.
+    pub(in crate::web) is_rerun: bool,
     /// When the server stored the record, in milliseconds since the Unix epoch.
     pub(in crate::web) time_ms: i64,
 }
@@ -187,6 +189,7 @@ impl RecordIndex {
             state: state_code(facts.state),
             reason: reason_code(facts.reason),
             blocker: blocker_code(facts.blocker),
+            is_rerun: facts.is_rerun,
             ..Row::default()
         };
         if let Some(count) = self.blocked_of(&row) {

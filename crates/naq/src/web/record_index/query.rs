@@ -28,6 +28,8 @@ pub(in crate::web) struct Conditions {
     pub(in crate::web) labels: Vec<LabelFilter>,
     /// Beginnings of ids of jobs.
     pub(in crate::web) ids: Vec<String>,
+    /// Whether only jobs that rerun others are selected.
+    pub(in crate::web) only_reruns: bool,
 }
 
 /// The code of states that only a later version defines.
@@ -84,6 +86,7 @@ struct CompiledConditions<'q> {
     workers: OneOf,
     labels: &'q [LabelFilter],
     ids: &'q [String],
+    only_reruns: bool,
     /// Whether a set of labels satisfies the filter, by the number of the set. `None` means that it was not looked
     /// at yet: each set is looked at once, however many records have it.
     known_sets: Vec<Option<bool>>,
@@ -131,6 +134,7 @@ impl<'q> CompiledQuery<'q> {
             workers: OneOf::new(one.workers.as_deref(), names),
             labels: &one.labels,
             ids: &one.ids,
+            only_reruns: one.only_reruns,
             known_sets: match one.labels.is_empty() {
                 true => Vec::new(),
                 false => vec![None; label_sets.id_max() + 1],
@@ -170,6 +174,7 @@ impl<'q> CompiledQuery<'q> {
                     && one.queues.permits(row.queue)
                     && one.schedules.permits(row.schedule)
                     && one.workers.permits(row.worker)
+                    && (row.is_rerun || !one.only_reruns)
                     && (one.ids.is_empty() || one.ids.iter().any(|begin| id().starts_with(begin)))
                     && one.has_labels(row.labels, label_sets)
             })

@@ -34,6 +34,7 @@ pub(super) struct Row {
     pub(super) reason: u8,
     /// 0 unless the job is blocked, else the place of what blocks it among the counts of the index, plus 1.
     pub(super) blocker: u8,
+    pub(super) is_rerun: bool,
     pub(super) is_dead: bool,
 }
 

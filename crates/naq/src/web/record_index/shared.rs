@@ -217,6 +217,7 @@ impl SharedIndex {
                     schedule_id: outline.schedule_id.as_ref().map(|id| id.as_str()),
                     labels: outline.labels(),
                     blocker: outline.blocker(),
+                    is_rerun: outline.is_rerun(),
                     time_ms: record.time.unix_ms(),
                 },
             ),
@@ -338,6 +339,7 @@ impl State {
                 schedule_id: record.schedule_id.as_ref().map(|id| id.as_str()),
                 labels: &record.labels,
                 blocker: Blocker::of(record),
+                is_rerun: record.rerun_of.is_some(),
                 time_ms: written.unwrap_or(record.enqueue_time).unix_ms(),
             },
         );

@@ -21,6 +21,7 @@ struct Fact {
     schedule: Option<u8>,
     team: Option<u8>,
     blocker: Option<Blocker>,
+    is_rerun: bool,
 }
 
 impl Fact {
@@ -43,6 +44,7 @@ impl Fact {
                 schedule_id: schedule.as_deref(),
                 labels: &labels,
                 blocker: self.blocker,
+                is_rerun: self.is_rerun,
                 time_ms: time(revision),
             },
         );
@@ -72,9 +74,10 @@ fn fact() -> impl Strategy<Value = Fact> {
         proptest::option::of(0..3_u8),
         proptest::option::of(0..3_u8),
         proptest::option::of(proptest::sample::select(BLOCKERS.to_vec())),
+        any::<bool>(),
     )
         .prop_map(
-            |(job, queue, state, reason, worker, schedule, team, blocker)| Fact {
+            |(job, queue, state, reason, worker, schedule, team, blocker, is_rerun)| Fact {
                 job,
                 queue,
                 state,
@@ -83,6 +86,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                 schedule,
                 team,
                 blocker,
+                is_rerun,
             },
         )
 }
@@ -139,6 +143,7 @@ struct Search {
     team: Option<Option<u8>>,
     id: Option<&'static str>,
     since_ms: Option<i64>,
+    only_reruns: bool,
 }
 
 fn search() -> impl Strategy<Value = Search> {
@@ -151,9 +156,10 @@ fn search() -> impl Strategy<Value = Search> {
         proptest::option::weighted(0.3, proptest::option::of(0..3_u8)),
         proptest::option::weighted(0.2, Just("job-1")),
         proptest::option::weighted(0.3, 0..400_i64),
+        proptest::bool::weighted(0.2),
     )
         .prop_map(
-            |(states, reason, queue, worker, schedule, team, id, since_ms)| Search {
+            |(states, reason, queue, worker, schedule, team, id, since_ms, only_reruns)| Search {
                 states,
                 reason,
                 queue,
@@ -162,6 +168,7 @@ fn search() -> impl Strategy<Value = Search> {
                 team,
                 id,
                 since_ms,
+                only_reruns,
             },
         )
 }
@@ -183,6 +190,7 @@ impl Search {
             reasons: self.reason.into_iter().collect(),
             workers: self.worker.map(|worker| vec![format!("w{worker}")]),
             schedules: self.schedule.iter().map(|one| format!("s{one}")).collect(),
+            only_reruns: self.only_reruns,
             ..Conditions::default()
         };
         Query {
@@ -195,6 +203,7 @@ impl Search {
         let is = |wanted: Option<u8>, found: Option<u8>| wanted.is_none() || wanted == found;
         (self.states.is_empty() || self.states.contains(&fact.state))
             && (self.reason.is_none() || self.reason == fact.reason)
+            && (fact.is_rerun || !self.only_reruns)
             && is(self.queue, Some(fact.queue))
             && is(self.worker, fact.worker)
             && is(self.schedule, fact.schedule)
@@ -372,6 +381,7 @@ fn succeeded(job: u64) -> Fact {
         schedule: None,
         team: None,
         blocker: None,
+        is_rerun: false,
     }
 }
 
@@ -413,6 +423,7 @@ fn a_call_looks_at_a_bounded_number_of_rows_and_a_later_one_continues() {
             schedule_id: None,
             labels: &labels,
             blocker: None,
+            is_rerun: false,
             time_ms: 0,
         };
         index.put(revision, &facts);
@@ -455,6 +466,7 @@ fn a_record_takes_about_a_hundred_bytes() {
                 schedule_id: None,
                 labels: &labels,
                 blocker: None,
+                is_rerun: false,
                 time_ms: i64::try_from(revision).unwrap(),
             },
         );
