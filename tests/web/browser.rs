@@ -170,7 +170,13 @@ fn pages_are_used_by_keys_by_the_palette_and_by_saved_views() {
 fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let dashboard = Dashboard::start(&naq, &[]);
+    let dashboard = Dashboard::start(
+        &naq,
+        &[
+            "--title=production,red",
+            "--also=staging=https://staging.example.com/naq,green",
+        ],
+    );
     let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
     let script = r"while :; do printf '\033[32mline\033[0m <img src=x onerror=alert(1)>\n'; sleep 0.01; done";
     let words = [

@@ -130,6 +130,72 @@ fn only_the_overview_of_a_wall_screen_is_shown_in_frames() {
 }
 
 #[test]
+fn a_dashboard_has_a_name_and_leads_to_others_by_safe_addresses() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let named = Dashboard::start(
+        &naq,
+        &[
+            "--title=<b>production</b>,red",
+            "--also=staging=https://staging.example.com/naq,green",
+            "--also=my laptop=http://127.0.0.1:8081",
+        ],
+    );
+    let page = named.get("/jobs").expect(200).text();
+    for part in [
+        "<header class=\"top named red\">",
+        "<title>Jobs – naq &lt;b&gt;production&lt;/b&gt;</title>",
+        "<i class=\"dot red\"></i>&lt;b&gt;production&lt;/b&gt;</summary>",
+        "<a href=\"https://staging.example.com/naq\" rel=\"noreferrer\"><i class=\"dot green\"></i>staging</a>",
+        "<a href=\"http://127.0.0.1:8081\" rel=\"noreferrer\">my laptop</a>",
+    ] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+    // strangers see which dashboard this is, and not where others are
+    let login = named.anonymous("GET", "/login").send().expect(200).text();
+    assert!(
+        login.contains("top named red") && !login.contains("staging"),
+        "{login}"
+    );
+    // a name alone is no menu
+    let alone = Dashboard::start(&naq, &["--title", "production"]);
+    let page = alone.get("/jobs").expect(200).text();
+    assert!(
+        page.contains("naq <span class=\"named\">production</span></a>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("<header class=\"top\">") && !page.contains("boards"),
+        "{page}"
+    );
+    let usual = Dashboard::start(&naq, &[]).get("/jobs").expect(200).text();
+    assert!(
+        usual.contains("<title>Jobs – naq</title>") && !usual.contains("class=\"named"),
+        "{usual}"
+    );
+
+    for (option, words) in [
+        (
+            "--also=x=javascript:alert(1)",
+            "is not the address of a dashboard",
+        ),
+        (
+            "--also=x=https://a@evil.example.com/",
+            "is not the address of a dashboard",
+        ),
+        ("--also=https", "expected NAME=URL"),
+        (
+            "--also=x=https://a.example.com/,pink",
+            "none of the colours red, orange",
+        ),
+        ("--title=", "printable characters"),
+    ] {
+        let refused = naq.cli(["dashboard", "--port", "0", option]).run();
+        refused.exits(2).expect_stderr(&[words]);
+    }
+}
+
+#[test]
 fn pages_are_below_the_path_of_a_proxy() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -21,6 +21,13 @@ page.on("dialog", (dialog) => {
 });
 await page.goto(login);
 
+// The header names this dashboard, and leads to another one.
+const staging = page.getByRole("link", { name: "staging" });
+expect((await staging.count()) === 0, "the menu of dashboards is open");
+await page.locator(".boards summary").click();
+expect((await staging.getAttribute("href")) === "https://staging.example.com/naq", "no way to the other dashboard");
+await page.locator(".boards summary").click();
+
 // The list leads to the job, by its filter.
 await page.getByRole("link", { name: "Jobs", exact: true }).click();
 await page.getByRole("searchbox").fill("state:running queue:build");
@@ -53,7 +60,8 @@ await page.getByRole("button", { name: "Run again" }).waitFor();
 console.log("ended");
 
 // The attempts of a job that has failed twice are listed, and compared side by side.
-await page.goto(new URL("twice", page.url()).href);
+const root = new URL("../", page.url());
+await page.goto(new URL("jobs/twice", root).href);
 expect((await page.locator("#job-attempts tbody tr").count()) === 2, "the page does not list two attempts");
 await page.getByRole("link", { name: "Compare" }).click();
 expect(page.url().endsWith("/jobs/twice/attempts"), `not the page of attempts: ${page.url()}`);
@@ -71,7 +79,9 @@ for (const colorScheme of ["light", "dark"]) {
   const paths = ["jobs", "jobs/talks", "jobs/twice", "jobs/twice/attempts", "flows/night"];
   for (const [width, path] of paths.flatMap((path) => [[1280, path], [400, path]])) {
     await look.setViewportSize({ width, height: 900 });
-    await look.goto(new URL(path, new URL("../", page.url())).href);
+    const answer = await look.goto(new URL(path, root).href);
+    expect(answer.ok(), `${path}: ${answer.status()}`);
+    await look.locator(".boards").evaluate((menu) => (menu.open = true));
     await look.evaluate(axe);
     const { violations } = await look.evaluate(() => axe.run());
     for (const { id, impact, nodes } of violations) {

@@ -14,8 +14,8 @@ use super::session::Session;
 use super::setting_flags;
 use super::signals::stop_signals;
 use crate::web::{
-    self, BasePath, ForwardAuth, FrameAncestor, LoginCode, Network, Proxies, Right, RightLimits,
-    Token, Tokens, WebConfig,
+    self, BasePath, DashboardTitle, ForwardAuth, FrameAncestor, LoginCode, Network, OtherDashboard,
+    Proxies, Right, RightLimits, Token, Tokens, WebConfig,
 };
 use naq_client::{Client, write_private_file};
 use naq_protocol::units::ByteSize;
@@ -43,6 +43,12 @@ pub(super) struct Args {
     /// Site that may show the overview for a wall screen (/?kiosk) in a frame; may be given several times
     #[arg(long = "frame-ancestor", value_name = "SITE")]
     frame_ancestors: Vec<FrameAncestor>,
+    /// Name of this dashboard in its pages, and its colour, such as production,red
+    #[arg(long, value_name = "NAME[,COLOUR]")]
+    title: Option<DashboardTitle>,
+    /// Other dashboard that the pages lead to, such as staging=https://staging.example.com/naq,green; may be given several times
+    #[arg(long = "also", value_name = "NAME=URL[,COLOUR]")]
+    others: Vec<OtherDashboard>,
     /// Refuse every change
     #[arg(long, conflicts_with = "allow_submit")]
     read_only: bool,
@@ -192,6 +198,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         base_path: args.base_path,
         proxies,
         frame_ancestors: args.frame_ancestors,
+        title: args.title,
+        others: args.others,
         index_bytes_max: args.index.0,
     };
     tokio::select! {
@@ -257,6 +265,8 @@ impl SideDashboard {
             base_path: BasePath::default(),
             proxies: Proxies::default(),
             frame_ancestors: Vec::new(),
+            title: None,
+            others: Vec::new(),
             index_bytes_max: INDEX_DEFAULT
                 .parse::<IndexSize>()
                 .ok()

@@ -14,6 +14,7 @@ mod base_paths;
 mod bulk_action;
 mod bulk_actions;
 mod bulk_selection;
+mod dashboard_names;
 mod enqueue_form;
 mod envelope_diff;
 mod failure_groups;
@@ -59,6 +60,7 @@ use tokio::sync::watch;
 
 pub use access::{Right, RightLimits};
 pub use base_path::BasePath;
+pub use dashboard_names::{DashboardTitle, OtherDashboard};
 pub use forward_auth::ForwardAuth;
 pub use login::{LoginCode, random_hex};
 pub use options::{FrameAncestor, WebConfig, is_loopback};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::access::RightLimits;
 use super::base_path::BasePath;
+use super::dashboard_names::{DashboardTitle, OtherDashboard};
 use super::proxies::Proxies;
 use super::tokens::Tokens;
 
@@ -25,6 +26,10 @@ pub struct WebConfig {
     pub proxies: Proxies,
     /// Sites that may show the overview for a wall screen in a frame.
     pub frame_ancestors: Vec<FrameAncestor>,
+    /// The name of this dashboard, which its pages show.
+    pub title: Option<DashboardTitle>,
+    /// Other dashboards, to which its pages lead.
+    pub others: Vec<OtherDashboard>,
     /// Maximum size of the index of records, in bytes. `None` means that there is none.
     pub index_bytes_max: Option<usize>,
 }

@@ -61,6 +61,10 @@ pub(super) struct SharedState {
     pub(super) stop: watch::Receiver<bool>,
 }
 
+fn templates(base_path: &BasePath, config: &WebConfig) -> Templates {
+    Templates::new(base_path, config.title.as_ref(), &config.others)
+}
+
 impl Web {
     pub(super) fn new(
         client: Client,
@@ -92,7 +96,7 @@ impl Web {
             stop,
         };
         Arc::new(Web {
-            templates: Templates::new(&base_path),
+            templates: templates(&base_path, &shared.config),
             base_path,
             shared: Arc::new(shared),
         })
@@ -101,7 +105,7 @@ impl Web {
     /// The same dashboard at another base path.
     pub(super) fn at(&self, base_path: BasePath) -> Web {
         Web {
-            templates: Templates::new(&base_path),
+            templates: templates(&base_path, &self.shared.config),
             base_path,
             shared: Arc::clone(&self.shared),
         }

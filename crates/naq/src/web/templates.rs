@@ -4,6 +4,7 @@ use tera::{Context, Tera};
 
 use super::assets;
 use super::base_path::BasePath;
+use super::dashboard_names::{DashboardTitle, OtherDashboard};
 
 /// Every template. A page extends `layout.html`.
 const TEMPLATES: &[(&str, &str)] = &[
@@ -60,11 +61,21 @@ const TEMPLATES: &[(&str, &str)] = &[
 pub(super) struct Templates(Result<Tera, tera::Error>);
 
 impl Templates {
-    pub(super) fn new(base_path: &BasePath) -> Templates {
+    /// `title` is the name of this dashboard, and `others` are those to which its pages lead.
+    pub(super) fn new(
+        base_path: &BasePath,
+        title: Option<&DashboardTitle>,
+        others: &[OtherDashboard],
+    ) -> Templates {
         let mut tera = Tera::new();
         let added = tera.add_raw_templates(TEMPLATES.iter().copied());
         let globals = tera.global_context();
         globals.insert("base", base_path.as_str());
+        globals.insert("has_dashboard", &title.is_some());
+        if let Some(title) = title {
+            globals.insert("dashboard", title);
+        }
+        globals.insert("others", others);
         globals.insert("version", env!("CARGO_PKG_VERSION"));
         for (variable, asset) in [
             ("script", "app.js"),
@@ -93,12 +104,12 @@ mod tests {
 
     #[test]
     fn every_template_can_be_parsed() {
-        Templates::new(&BasePath::default()).0.unwrap();
+        Templates::new(&BasePath::default(), None, &[]).0.unwrap();
     }
 
     #[test]
     fn text_from_outside_is_shown_as_text() {
-        let templates = Templates::new(&BasePath::default());
+        let templates = Templates::new(&BasePath::default(), None, &[]);
         let mut context = Context::new();
         context.insert("title", "<script>alert(1)</script>");
         let hostile = "`<b>`: \"><img src=x onerror=alert(1)>";
