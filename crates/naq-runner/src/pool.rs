@@ -128,13 +128,13 @@ impl Pool {
         let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
         let reserved = (!runs_one_job).then_some(spawners);
         let spawners = (0..spawners + usize::from(reserved.is_some()))
-            .map(|index| SpawnerState {
+            .map(|_| SpawnerState {
                 outbox: VecDeque::new(),
                 wake: Arc::new(Notify::new()),
                 jobs: HashMap::new(),
                 unreported_starts: 0,
                 is_ready: false,
-                is_starting: reserved == Some(index),
+                is_starting: true,
                 watch: SpawnerWatch::default(),
             })
             .collect();
@@ -299,7 +299,7 @@ impl Pool {
         let (mut has_reserved, mut has_shared) = (false, false);
         for (at, spawner) in state.spawners.iter_mut().enumerate() {
             if self.reserved != Some(at) {
-                has_shared |= spawner.is_ready;
+                has_shared |= spawner.is_ready || spawner.is_starting;
                 continue;
             }
             if needs_reserved && !spawner.is_ready {
