@@ -68,4 +68,28 @@ impl Broker {
         }
         Ok(())
     }
+
+    /// Stores records as they are, without the checks and fences of naq, with many writes in flight.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses a write.
+    pub async fn store_records_unchecked(
+        &self,
+        records: impl IntoIterator<Item = (JobId, Bytes)>,
+    ) -> Result<(), BrokerError> {
+        let mut pending = VecDeque::new();
+        for (job, record) in records {
+            let subject = self.names.record(&job);
+            pending.push_back(self.send(subject, HeaderMap::new(), record).await?);
+            if pending.len() == IN_FLIGHT_MAX
+                && let Some(first) = pending.pop_front()
+            {
+                first.confirmed().await?;
+            }
+        }
+        for sent in pending {
+            sent.confirmed().await?;
+        }
+        Ok(())
+    }
 }

@@ -9,11 +9,13 @@
 //! hundred thousand.
 
 mod enqueue;
+mod http;
 mod jobs;
 mod latency;
 mod memory;
 mod process;
 mod schedule;
+mod web;
 
 use clap::Subcommand;
 
@@ -63,6 +65,8 @@ enum BenchVerb {
         #[arg(long, value_name = "SIZE", default_value = "10G")]
         output: naq_protocol::units::ByteSize,
     },
+    /// Measure the dashboard with many records and open pages, on a server of its own
+    Web(web::WebArgs),
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -70,6 +74,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return Err(Failure::usage(
             "--rounds must be 1 or more and --seconds 0.1 to 600",
         ));
+    }
+    if let Some(BenchVerb::Web(web)) = &args.what {
+        web::run(session, &args, *web).await?;
+        return Ok(0);
     }
     let (client, _managed) = session.connect_or_start().await?;
     let bench = process::Bench::start(session, client, args.rounds, args.seconds).await?;

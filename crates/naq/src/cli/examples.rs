@@ -713,6 +713,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "bench web",
+        &[
+            ("Measure", "naq bench web"),
+            (
+                "Measure with fewer records and open pages",
+                "naq bench web --records 10000 --viewers 10",
+            ),
+        ],
+    ),
+    (
         "list-scheduled",
         &[
             ("List schedules and delayed jobs", "naq list-scheduled"),

@@ -116,6 +116,12 @@ pub(super) fn name_of(asset: &str) -> Option<&'static str> {
     Some(&found.name)
 }
 
+/// The paths of all assets, below the base path.
+pub(super) fn paths() -> impl Iterator<Item = String> {
+    let served = served().iter();
+    served.map(|served| format!("/assets/{}", served.name))
+}
+
 /// Answers with an asset.
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
     let Some(found) = served().iter().find(|known| known.name == name) else {

@@ -88,6 +88,11 @@ pub async fn serve(
     Ok(())
 }
 
+/// The paths of all scripts, styles and pictures, below the base path. A browser loads each once.
+pub fn asset_paths() -> impl Iterator<Item = String> {
+    assets::paths()
+}
+
 /// The OpenAPI document.
 #[must_use]
 pub fn openapi_document() -> serde_json::Value {

@@ -85,13 +85,18 @@ async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> 
 
 /// Measures jobs per second. Enqueues as many jobs as should run in the duration of a measurement.
 async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Failure> {
-    let worker = bench.worker(concurrency).await?;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a count of jobs"
     )]
     let count = (limit * bench.seconds * 0.8).clamp(100.0, 1e6) as u32;
+    rate(bench, concurrency, count).await
+}
+
+/// Runs this many jobs on a new worker. Returns how many a second.
+pub(super) async fn rate(bench: &Bench, concurrency: usize, count: u32) -> Result<f64, Failure> {
+    let worker = bench.worker(concurrency).await?;
     let payload = bytes::Bytes::from(format!(r#"{{"command":"{PROGRAM}"}}"#));
     let begun = Instant::now();
     let mut bulk = bench.client.bulk();

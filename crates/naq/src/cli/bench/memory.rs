@@ -74,3 +74,16 @@ pub(super) fn pss_bytes(pid: u32) -> u64 {
         .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map_or(0, |kib| kib << 10)
 }
+
+/// Processor time that a process has used, in microseconds, to the hundredth of a second. 0 if it cannot be read.
+pub(super) fn cpu_us(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // the name of the program, in parentheses, may contain blanks
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return 0;
+    };
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    // the kernel counts in hundredths of a second for programs, on every architecture that naq runs on
+    ticks * 10_000
+}

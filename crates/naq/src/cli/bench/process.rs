@@ -1,10 +1,11 @@
 //! Processes for the measurements: workers, schedulers, and single `naq` commands. The bench has its
 //! own runner, which starts them as it would start jobs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Args;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use naq_client::{BrokerError, Client, ClientError};
@@ -67,6 +68,38 @@ impl Bench {
             env: session.environment_for_children(),
             job_env: job_env(session),
         })
+    }
+
+    /// A bench whose processes use the managed server of this data folder, whatever the settings say.
+    pub(super) async fn on_own_server(
+        session: &Session,
+        client: Client,
+        args: &Args,
+        data_dir: &Path,
+    ) -> Result<Bench, Failure> {
+        let mut bench = Bench::start(session, client, args.rounds, args.seconds).await?;
+        bench.session_arguments.clear();
+        // variables, and so the options and files, of the user's own naq lead to another server
+        bench
+            .env
+            .retain(|(name, _)| !name.starts_with("NAQ_") || name == "NAQ_CACHE_DIR");
+        let data_dir = data_dir.display().to_string();
+        bench.env.push(("NAQ_DATA_DIR".to_owned(), data_dir));
+        Ok(bench)
+    }
+
+    /// The process of a program that has been started.
+    pub(super) fn pid_of(&self, args: &[&str]) -> Result<u32, Failure> {
+        let wanted: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let is_wanted = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.windows(wanted.len()).any(|words| words == wanted)
+        };
+        let names = std::fs::read_dir("/proc")?.flatten();
+        let mut pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find(is_wanted)
+            .ok_or_else(|| Failure::general(format!("naq {} does not run", args.join(" "))))
     }
 
     /// Stops the processes, and removes the files and the queue.
