@@ -175,8 +175,15 @@ fn queues_schedules_and_workers_are_shown_and_paused() {
     ];
     naq.cli(add).run().succeeds();
 
+    let is_listed_as_paused = || {
+        let list = dashboard.get("/api/queues").expect(200).json();
+        list["queues"][0]["paused"].clone()
+    };
+    assert_eq!(is_listed_as_paused(), false);
     let paused = dashboard.post("/api/queues/build/pause").expect(200).json();
     assert_eq!(paused["paused"], true);
+    // the list is read again, however young the last one is
+    assert_eq!(is_listed_as_paused(), true);
     let resumed = dashboard
         .post("/api/queues/build/resume?dry_run")
         .expect(200)

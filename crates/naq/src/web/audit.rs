@@ -147,6 +147,7 @@ pub(super) async fn record(
     next: Next,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
+    let shared = Arc::clone(&web);
     let entry = PendingEntry {
         actor: actor(&parts),
         state: Mutex::new(TallyState {
@@ -159,6 +160,10 @@ pub(super) async fn record(
     let tally = Tally(Arc::new(entry));
     parts.extensions.insert(tally.clone());
     let response = next.run(Request::from_parts(parts, body)).await;
+    // one of many thousand new jobs is not worth a read of everything
+    if action != AuditAction::JobEnqueue {
+        shared.live.on_change();
+    }
     let is_dry_run = response.extensions().get::<DryRun>().is_some();
     tally.change(|state| {
         state.answer = match is_dry_run {

@@ -1,6 +1,6 @@
 //! Updates for open pages. One subscription and one read of the state serve all viewers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(super) struct Snapshot {
     /// The part of the overview that shows the state, for each base path. Rendered when the first viewer asks for it.
     pub(super) bodies: Mutex<Vec<(String, Arc<str>)>>,
     read_at: Instant,
+    /// The value of [`Shared::changes`] before it was read.
+    changes: u64,
 }
 
 /// A message to viewers.
@@ -65,6 +67,8 @@ struct Shared {
     events: broadcast::Sender<LiveEvent>,
     activity: Mutex<Activity>,
     viewers: AtomicUsize,
+    /// Number of changes by requests to this dashboard.
+    changes: AtomicU64,
     /// A viewer needs a state newer than the last one.
     wanted: Notify,
     /// Held while a request reads the state.
@@ -102,6 +106,7 @@ impl Live {
             events,
             activity: Mutex::new(Activity::new(clock::now())),
             viewers: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             wanted: Notify::new(),
             reading: tokio::sync::Mutex::new(()),
             snapshots: sender,
@@ -122,7 +127,14 @@ impl Live {
         }
     }
 
-    /// The state, at most a second old.
+    /// Makes the state stale after a request has changed something: the client that sent it sees the effect next.
+    pub(super) fn on_change(&self) {
+        self.shared.changes.fetch_add(1, Ordering::Release);
+        self.shared.wanted.notify_one();
+    }
+
+    /// The state, at most a second old, and with every change by requests to this dashboard that were answered before, except
+    /// for new jobs.
     ///
     /// # Errors
     /// Returns an error if NATS does not answer.
@@ -140,7 +152,8 @@ impl Live {
 
     fn fresh(&self) -> Option<Arc<Snapshot>> {
         let last = self.snapshots.borrow().clone();
-        last.filter(|last| last.read_at.elapsed() < REFRESH_INTERVAL_MIN)
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        last.filter(|last| last.read_at.elapsed() < REFRESH_INTERVAL_MIN && last.changes == changes)
     }
 }
 
@@ -235,6 +248,7 @@ impl Shared {
     }
 
     async fn read(&self) -> Result<Arc<Snapshot>, ClientError> {
+        let changes = self.changes.load(Ordering::Acquire);
         let facts = Facts::read(&self.client, self.index.as_deref()).await?;
         let minutes = {
             let mut activity = self.activity();
@@ -246,6 +260,7 @@ impl Shared {
             minutes,
             bodies: Mutex::default(),
             read_at: Instant::now(),
+            changes,
         });
         self.snapshots.send_replace(Some(Arc::clone(&snapshot)));
         Ok(snapshot)
