@@ -11,6 +11,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 mod chaos;
 mod cli;
+mod clients;
 mod config;
 mod cron;
 mod examples;
