@@ -65,7 +65,7 @@ fn an_open_stream_follows_what_its_browser_asks_for() {
     naq.cli(["enqueue", "-q", "build", "--id", "waits", "--", "true"])
         .run()
         .succeeds();
-    let mut stream = dashboard.request("GET", "/live?job=none~1").open();
+    let mut stream = dashboard.request("GET", "/live?job=waits~1").open();
     let (status, headers) = read_head(&mut stream);
     assert_eq!(status, 200, "{headers:?}");
     let mut lines = stream.lines().map(|line| line.unwrap());
