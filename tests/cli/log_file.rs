@@ -4,11 +4,14 @@
 
 use std::fs::{File, read_dir, read_to_string};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::read;
 
-use crate::harness::naq::{Cli, Naq, eventually};
+use crate::harness::naq::{Cli, Naq, command, eventually};
 use crate::harness::nats::TestServer;
 
 /// A verb that logs to this file.
@@ -47,6 +50,43 @@ fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// A socket keeps each write apart, and takes only so many until a program reads them.
+#[test]
+fn a_line_of_the_log_is_one_write() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .unwrap();
+    let mut environment = naq.environment();
+    environment.insert("NAQ_NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned());
+    environment.insert("NAQ_CONNECT_TIMEOUT".to_owned(), "1s".to_owned());
+    let args = ["scheduler", "--poll-interval", "1s"].map(str::to_owned);
+    let mut verb = command(&args, &environment, naq.home());
+    let mut process = verb.stderr(Stdio::from(theirs)).spawn().unwrap();
+    process.wait().unwrap();
+    drop(verb);
+    let mut lines = Vec::new();
+    loop {
+        let mut message = vec![0; 65_536];
+        let length = read(&ours, &mut message).unwrap();
+        if length == 0 {
+            break;
+        }
+        lines.push(String::from_utf8(message[..length].to_vec()).unwrap());
+    }
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.len() >= 2, "{lines:?}");
+    for line in warnings {
+        assert!(line.starts_with("20") && line.ends_with('\n'), "{line:?}");
+        assert!(!line.contains('\u{1b}'), "{line:?}");
+    }
 }
 
 #[test]

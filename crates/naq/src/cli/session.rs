@@ -404,12 +404,16 @@ fn start_log(settings: &Settings, logged: Logged) -> Result<Option<LogFile>, Fai
         })?;
         (BoxMakeWriter::new(writer), Some(log_file))
     } else {
-        (BoxMakeWriter::new(anstream::stderr), None)
+        (BoxMakeWriter::new(std::io::stderr), None)
     };
+    // Without a terminal the lines are made without escape codes. To strip them on the way takes a dozen writes for
+    // a line, and a dozen buffers of a socket: a reader that pauses would soon block the process.
+    let is_colored =
+        anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_writer(writer)
-        .with_ansi(!settings.log_to_file_enabled);
+        .with_ansi(is_colored && !settings.log_to_file_enabled);
     let registry = tracing_subscriber::registry().with(filter);
     match settings.log_format {
         LogFormat::Text => registry.with(layer).init(),
