@@ -47,7 +47,7 @@ export async function startWorker(options: { queue?: string; concurrency?: numbe
   // whose log nobody reads stops
   const logFile = join(folder, "log");
   const log = openSync(logFile, "w");
-  const child = spawn(program, ["dev", queue, "--concurrency", String(options.concurrency ?? 4)], {
+  const child = spawn(program, ["dev", queue, "--concurrency", String(options.concurrency ?? 4), "--drain-timeout", "0"], {
     cwd: folder,
     env: { ...Object.fromEntries(inherited), ...env },
     stdio: ["ignore", "ignore", log],
@@ -56,7 +56,8 @@ export async function startWorker(options: { queue?: string; concurrency?: numbe
   const readLog = (): string => readFileSync(logFile, "utf8");
   const stop = async (): Promise<void> => {
     await end(child);
-    await rm(folder, { recursive: true, force: true });
+    // a server that had to be killed may still be writing
+    await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   };
   try {
     await started(child, readLog);
