@@ -88,12 +88,30 @@ def test_a_wait_continues_after_nats_was_away(app: naq.App, naq_worker: Worker, 
     assert app.command("true").enqueue().result(BOUND).ok
 
 
+def suspend(server: Server) -> list[int]:
+    """Suspends the server that is in use, and its supervisor, which would replace a server that does not answer."""
+    while True:
+        suspended = [nats_server(server, "supervisor_pid"), nats_server(server)]
+        for pid in suspended:
+            os.kill(pid, signal.SIGSTOP)
+        while not all(is_suspended(pid) for pid in suspended):
+            time.sleep(0.01)
+        # unless the supervisor was just replacing it
+        if suspended == [nats_server(server, "supervisor_pid"), nats_server(server)]:
+            return suspended
+        for pid in reversed(suspended):
+            os.kill(pid, signal.SIGCONT)
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether each thread of a process stands still."""
+    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state == "T" for state in states)
+
+
 def test_a_request_ends_while_nats_is_suspended(app: naq.App, naq_worker: Worker, naq_server: Server) -> None:
     app.connect()
-    # the supervisor too, or it would replace a server that does not answer
-    suspended = [nats_server(naq_server, "supervisor_pid"), nats_server(naq_server)]
-    for pid in suspended:
-        os.kill(pid, signal.SIGSTOP)
+    suspended = suspend(naq_server)
     try:
         started = time.monotonic()
         with pytest.raises(naq.NaqConnectionError, match=r"did not answer within 5 s|is lost and being restored"):
