@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Args;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
-use naq_client::{BrokerError, Client, ClientError};
+use naq_client::{BrokerError, Client, ClientError, write_private_file};
 use naq_protocol::{JobId, QueueName, WorkerInfo};
 use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
 
@@ -79,12 +79,17 @@ impl Bench {
     ) -> Result<Bench, Failure> {
         let mut bench = Bench::start(session, client, args.rounds, args.seconds).await?;
         bench.session_arguments.clear();
-        // variables, and so the options and files, of the user's own naq lead to another server
+        // the variables and files of the user's own naq may lead to another server
         bench
             .env
             .retain(|(name, _)| !name.starts_with("NAQ_") || name == "NAQ_CACHE_DIR");
-        let data_dir = data_dir.display().to_string();
-        bench.env.push(("NAQ_DATA_DIR".to_owned(), data_dir));
+        let no_settings = data_dir.join("naq.toml");
+        write_private_file(&no_settings, b"")?;
+        for (name, path) in [("NAQ_DATA_DIR", data_dir), ("NAQ_CONFIG", &no_settings)] {
+            bench
+                .env
+                .push((name.to_owned(), path.display().to_string()));
+        }
         Ok(bench)
     }
 
