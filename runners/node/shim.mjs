@@ -103,7 +103,9 @@ function writeControl(data) {
     try {
       at += writeSync(CONTROL_FD, data, at);
     } catch (error) {
-      // the job closed the descriptor, or the worker has gone
+      // else success without the result
+      if (error.code === "EBADF") throw new Error("the job closed descriptor 3, the control channel");
+      // the worker has gone
       if (error.code !== "EAGAIN") return;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
     }
@@ -124,7 +126,13 @@ function writeError(type, message, trace, retry) {
   for (let size = TRACE_MAX; ; size = Math.floor(size / 2)) {
     const error = { type, message: shortened(message, Math.min(size, MESSAGE_MAX)), trace: shortened(trace, size), retry };
     const data = line({ error });
-    if (data.length <= lineMax() || size < 16) return writeControl(data);
+    if (data.length > lineMax() && size >= 16) continue;
+    try {
+      writeControl(data);
+    } catch (problem) {
+      console.error(`naq: ${problem.message}`);
+    }
+    return;
   }
 }
 

@@ -64,6 +64,8 @@ my $trace = '';
 # Checks that JSON can hold a value: what it cannot hold is an error with its path.
 sub check {
     my ( $value, $path, $depth ) = @_;
+    # before anything makes a text of it
+    my $is_number = defined $value && !ref $value && is_number( $_[0] );
     NaqShim::SerializationError->throw(
         "$path: more than ${\DEPTH_MAX} levels of nesting, or a reference to itself")
       if $depth > DEPTH_MAX;
@@ -72,7 +74,7 @@ sub check {
     if ( $kind eq '' ) {
         # NaN and the infinities are the numbers that are no finite text
         NaqShim::SerializationError->throw("$path: JSON cannot hold the number $value")
-          if $value =~ /\A[+-]?(?:nan|inf(?:inity)?)\z/i && Scalar::Util::looks_like_number($value) && is_number($value);
+          if $is_number && $value =~ /nan|inf/i;
         NaqShim::SerializationError->throw("$path: the text has a lone surrogate, so it is not valid Unicode")
           if $value =~ /[\x{D800}-\x{DFFF}]/;
     }
@@ -97,9 +99,8 @@ sub check {
 
 # Whether the scalar is a number and not a text that looks like one.
 sub is_number {
-    my ($value) = @_;
     require B;
-    my $flags = B::svref_2object( \$value )->FLAGS;
+    my $flags = B::svref_2object( \$_[0] )->FLAGS;
     return ( $flags & ( B::SVp_IOK() | B::SVp_NOK() ) ) && !( $flags & B::SVp_POK() );
 }
 
@@ -109,14 +110,17 @@ sub line_max { return $ENV{NAQ_CONTROL_LINE_MAX} || LINE_MAX }
 
 my $control;
 
+# Takes the control channel: a descriptor of the shim's own, which the job does not close by mistake.
+sub open_control {
+    open $control, '>&', 3 or die "descriptor 3 is not the control channel: $!\n";
+    binmode $control;
+    return;
+}
+
 sub write_control {
     my ($data) = @_;
     local $SIG{PIPE} = 'IGNORE';
-    if ( !$control ) {
-        open $control, '>&=', 3 or return;
-        binmode $control;
-    }
-    # a failed write: the job closed the descriptor, or the worker has gone
+    # a failed write: the worker has gone
     while ( length $data ) {
         my $written = syswrite $control, $data;
         return if !defined $written;
@@ -267,6 +271,7 @@ sub read_file {
 }
 
 sub main {
+    open_control();
     my $call = $json->decode( read_file( delete $ENV{NAQ_CALL_FILE} ) );
     my %seen;
     unshift @INC, grep { !$seen{$_}++ } map { File::Spec->rel2abs($_) } @{ $call->{module_path} || [] }, Cwd::getcwd();

@@ -19,6 +19,8 @@ TRACE_MAX = 32000
 
 # the process that runs the job: a child that it forks must not report in its place
 _job_pid = None
+# a duplicate of descriptor 3, which the job does not close by mistake
+_control = 3
 # what cancels the coroutine that runs, and whether that was requested
 _cancel_coroutine = None
 _is_cancelled = False
@@ -227,14 +229,21 @@ def write_control(data):
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(3, view) :]
+            view = view[os.write(_control, view) :]
         except BlockingIOError:
             import select
 
-            select.select([], [3], [])
+            select.select([], [_control], [])
         except OSError:
-            # the job closed the descriptor, or the worker has gone
+            # the worker has gone
             return
+
+
+def open_control():
+    global _control
+    import fcntl
+
+    _control = fcntl.fcntl(3, fcntl.F_DUPFD_CLOEXEC, 5)
 
 
 def write_result(value):
@@ -274,12 +283,12 @@ def shortened(text, size):
 # --- the function ---
 
 
-def set_import_path(module_path):
+def set_import_path(module_path, without=()):
     """The module path, then the working directory, then what Python has. The folder of this file is removed."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    # what PYTHONPATH adds of the module path must not be there twice
+    without = {os.path.dirname(os.path.abspath(__file__)), *without}
+    # what PYTHONPATH adds of the module path must not be in it twice
     first = list(dict.fromkeys([os.path.abspath(folder) for folder in module_path] + [os.getcwd()]))
-    rest = [entry for entry in sys.path if entry and entry not in first and os.path.abspath(entry) != here]
+    rest = [entry for entry in sys.path if entry and entry not in first and os.path.abspath(entry) not in without]
     sys.path[:] = first + rest
 
 
@@ -394,6 +403,7 @@ def run_call(call):
     """
     global _job_pid, _is_cancelled
     _job_pid, _is_cancelled = os.getpid(), False
+    open_control()
     signal.signal(signal.SIGTERM, on_term)
     try:
         module_path = call.get("module_path") or []
@@ -488,7 +498,430 @@ def flush():
             pass
 
 
+def exit_code_of(error):
+    """The exit code of a SystemExit, as Python makes it."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print_trace(f"{error.code}\n")
+    return 1
+
+
+def finish(status):
+    """Ends this process as Python would at the end of a program, without what belongs to its parent."""
+    try:
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()  # waits for threads that are no daemons
+        import atexit
+
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        print_trace(format_trace(error))
+    flush()
+    if status == -signal.SIGTERM:
+        die_of_term()
+    os._exit(status)
+
+
+# --- the warm protocol ---
+
+WARM_FD = 4
+FRAME_MAX = 16 * 1024 * 1024
+
+
+class Worker:
+    """The worker's end of the socket: frames are a length of 4 bytes and a JSON object."""
+
+    def __init__(self):
+        import socket
+
+        self.socket = socket.socket(fileno=int(os.environ["NAQ_WARM_FD"]))
+        # inherited by no program that a preload starts
+        self.socket.set_inheritable(False)
+        self.buffer = bytearray()
+        # descriptors come with the first byte of a frame `job`, and no other frame has any
+        self.descriptors = []
+
+    def send(self, **frame):
+        data = json.dumps(frame).encode()
+        self.socket.sendall(len(data).to_bytes(4, "big") + data)
+
+    def receive(self):
+        """Reads what has arrived, or waits for it. Returns the complete frames; None if the worker has gone."""
+        import socket
+
+        data, descriptors, flags, _ = socket.recv_fds(self.socket, 65536, 16, socket.MSG_CMSG_CLOEXEC)
+        self.descriptors += descriptors
+        if not data:
+            return None
+        if flags & socket.MSG_CTRUNC:
+            raise OSError("descriptors were lost: this process may open no more")
+        self.buffer += data
+        frames = []
+        while len(self.buffer) >= 4:
+            size = int.from_bytes(self.buffer[:4], "big")
+            if size > FRAME_MAX:
+                raise ValueError(f"a frame of {size} bytes")
+            if len(self.buffer) < 4 + size:
+                break
+            frames.append(json.loads(bytes(self.buffer[4 : 4 + size])))
+            del self.buffer[: 4 + size]
+        return frames
+
+    def take_descriptors(self):
+        taken, self.descriptors = self.descriptors[:4], self.descriptors[4:]
+        return taken
+
+
+def rss():
+    """Memory of this process in bytes."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return 0
+
+
+def count_threads():
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        import threading
+
+        return threading.active_count()
+
+
+def has_cuda():
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            return b"libcuda." in file.read()
+    except OSError:
+        return False
+
+
+def loaded_files(folders):
+    """Files of the modules that come from these folders: if one of them changes, this process is out of date."""
+    prefixes = tuple(folder.rstrip("/") + "/" for folder in folders)
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(file for file in files if isinstance(file, str) and file.startswith(prefixes))[:1000]
+
+
+def warm():
+    worker = Worker()
+    # 0 to 3 stay taken, so that no descriptor of this file is one of them
+    for descriptor in range(4):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    module_path = [folder for folder in os.environ.get("NAQ_MODULE_PATH", "").split(":") if folder]
+    mode = os.environ.get("NAQ_WARM_MODE", "fork")
+    set_import_path(module_path)
+    sys.meta_path.append(_FallbackFinder)
+    try:
+        for name in json.loads(os.environ.get("NAQ_PRELOAD") or "[]"):
+            if name.endswith(".py") or "/" in name:
+                load_file(name, module_path)
+            else:
+                load_module(name)
+    except BaseException as error:
+        trace = format_trace(error)
+        print_trace(trace)
+        kind = type(error).__name__
+        worker.send(t="broken", error={"type": kind, "message": valid(str(error)), "trace": shortened(valid(trace), TRACE_MAX)})
+        os._exit(1)
+    flush()
+    threads, cuda = count_threads(), has_cuda()
+    is_forkable = threads == 1 and not cuda and sys.platform != "darwin"
+    import gc
+
+    # what is loaded stays shared with the children: the collector does not write to it
+    gc.collect()
+    gc.freeze()
+    worker.send(
+        t="hello",
+        protocol=1,
+        pid=os.getpid(),
+        version=".".join(map(str, sys.version_info[:3])),
+        modes=["fork", "standby"] if is_forkable else ["standby"],
+        threads=threads,
+        cuda=cuda,
+        rss=rss(),
+        files=loaded_files(module_path + [os.getcwd()]),
+    )
+    if mode == "fork":
+        Zygote(worker).run()
+    else:
+        standby(worker)
+    os._exit(0)
+
+
+class Zygote:
+    """Forks a child for each job, and waits. It runs no code of a job and has one thread."""
+
+    def __init__(self, worker):
+        import select
+
+        self.worker = worker
+        self.poll = select.poll()
+        # by process id: the job's number and the socket to the child, until that has been given its `go`
+        self.children = {}
+        self.links = {}
+        self.is_stopping = False
+        self.wakeup, wakeup_write = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        os.set_blocking(wakeup_write, False)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.poll.register(worker.socket, select.POLLIN)
+        self.poll.register(self.wakeup, select.POLLIN)
+
+    def run(self):
+        while not (self.is_stopping and not self.children):
+            for descriptor, _ in self.poll.poll():
+                if descriptor == self.worker.socket.fileno():
+                    frames = self.worker.receive()
+                    if frames is None:
+                        # the children are the spawner's now; one that waits for its `go` sees the end of its socket
+                        return
+                    for frame in frames:
+                        self.on_frame(frame)
+                elif descriptor == self.wakeup:
+                    os.read(self.wakeup, 512)
+                    self.reap()
+                elif descriptor in self.links:
+                    self.on_ready(descriptor)
+
+    def on_frame(self, frame):
+        kind = frame.get("t")
+        if kind == "job":
+            self.fork(frame)
+        elif kind == "go":
+            pid = next((pid for pid, (n, _) in self.children.items() if n == frame.get("n")), None)
+            if pid is not None and self.children[pid][1] is not None:
+                link = self.children[pid][1]
+                self.forget_link(pid)
+                try:
+                    link.send(b"g")
+                except OSError:
+                    # the child was killed meanwhile
+                    pass
+                link.close()
+        elif kind == "ping":
+            self.worker.send(t="pong", rss=rss())
+        elif kind == "stop":
+            self.is_stopping = True
+        elif kind != "pong":
+            self.worker.send(t="huh")
+
+    def fork(self, frame):
+        import select
+        import socket
+
+        descriptors = self.worker.take_descriptors()
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                be_child(frame, descriptors, theirs)
+            except BaseException as error:
+                print_trace(format_trace(error))
+            finally:
+                # never back into the loop of the zygote
+                os._exit(70)
+        theirs.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self.children[pid] = (frame["n"], ours)
+        self.links[ours.fileno()] = pid
+        self.poll.register(ours, select.POLLIN)
+
+    def on_ready(self, descriptor):
+        pid = self.links.pop(descriptor)
+        self.poll.unregister(descriptor)
+        number, link = self.children[pid]
+        # nothing: the child died before it was ready, and `ended` follows
+        if link.recv(1):
+            self.worker.send(t="started", n=number, pid=pid)
+
+    def forget_link(self, pid):
+        number, link = self.children[pid]
+        if self.links.pop(link.fileno(), None) is not None:
+            self.poll.unregister(link)
+        self.children[pid] = (number, None)
+
+    def reap(self):
+        while self.children:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid not in self.children:
+                # a process that a preload has started
+                continue
+            number, link = self.children[pid]
+            if link is not None:
+                self.forget_link(pid)
+                link.close()
+            del self.children[pid]
+            self.worker.send(
+                t="ended",
+                n=number,
+                status=status,
+                rss=usage.ru_maxrss * 1024,
+                utime=usage.ru_utime,
+                stime=usage.ru_stime,
+            )
+
+
+def be_child(frame, descriptors, link):
+    """The forked child: makes itself a process like a cold one, then waits for its `go`."""
+    signal.set_wakeup_fd(-1)
+    reset_signals()
+    os.setsid()
+    put_descriptors(descriptors)
+    os.dup2(link.fileno(), WARM_FD)
+    link.detach()
+    os.closerange(WARM_FD + 1, max_descriptor())
+    os.write(WARM_FD, b"r")
+    if os.read(WARM_FD, 1) != b"g":
+        # the zygote has gone
+        os._exit(70)
+    os.close(WARM_FD)
+    run_warm_job(frame)
+
+
+def standby(worker):
+    """Takes one job, which ends this process."""
+    job = None
+    while True:
+        frames = worker.receive()
+        if frames is None:
+            return
+        for frame in frames:
+            kind = frame.get("t")
+            if kind == "job" and job is None:
+                job = frame
+                reset_signals()
+                try:
+                    os.setsid()
+                except OSError:
+                    # the leader of a session already
+                    pass
+                descriptors = worker.take_descriptors()
+                if descriptors:
+                    put_descriptors(descriptors)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                worker.send(t="started", n=frame["n"], pid=os.getpid())
+            elif kind == "go" and job is not None:
+                worker.socket.close()
+                run_warm_job(job)
+            elif kind == "ping":
+                worker.send(t="pong", rss=rss())
+            elif kind == "stop" and job is None:
+                return
+            elif kind not in ("pong", "go", "stop"):
+                worker.send(t="huh")
+
+
+def reset_signals():
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    # what Python itself has at the start of a program
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def put_descriptors(descriptors):
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+
+
+def max_descriptor():
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if limit == resource.RLIM_INFINITY else min(limit, 1 << 20)
+
+
+def run_warm_job(job):
+    """Runs the job as a process of its own would, and ends this process."""
+    booted_in = os.getcwd()
+    module_path = [os.path.join(booted_in, folder) for folder in os.environ.get("NAQ_MODULE_PATH", "").split(":") if folder]
+    os.environ.clear()
+    os.environ.update(job.get("env") or {})
+    os.umask(job.get("umask", 0o022))
+    make_streams()
+    status = 1
+    try:
+        os.chdir(job["cwd"])
+        import importlib
+        import time
+
+        set_import_path(module_path, without=[] if booted_in in module_path else [booted_in])
+        # files that are newer than this process
+        importlib.invalidate_caches()
+        job["module_path"] = module_path
+        time.tzset()
+        reseed()
+        sys.argv = [job.get("file") or job["call"], *map(str, job["args"] if "file" in job else ())]
+        status = run_file(job["file"]) if "file" in job else run_call(job)
+    except SystemExit as error:
+        status = exit_code_of(error)
+    except BaseException as error:
+        print_trace(format_trace(error))
+    finish(status)
+
+
+def make_streams():
+    """New streams on descriptors 0 to 2, unbuffered as with `python -u`: what is buffered dies with a KILL."""
+    import io
+
+    encoding, errors = sys.__stdout__.encoding or "utf-8", sys.__stdout__.errors or "strict"
+    stdin = io.open(0, "rb", closefd=False)
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(stdin, encoding, errors)
+    for descriptor, name, how in ((1, "stdout", errors), (2, "stderr", "backslashreplace")):
+        raw = io.open(descriptor, "wb", buffering=0, closefd=False)
+        stream = io.TextIOWrapper(raw, encoding, how, write_through=True)
+        stream.mode = "w"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def reseed():
+    # `random` does so itself after a fork, but not in a standby; `secrets` and `uuid` ask the kernel
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
+
+
+def run_file(path):
+    """Runs a script as `python FILE` does."""
+    import types
+
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec")
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    module.__builtins__ = __builtins__
+    sys.modules["__main__"] = module
+    # as `python FILE`: the folder of the file instead of the working directory
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    exec(code, module.__dict__)
+    return 0
+
+
 def main():
+    if "--warm" in sys.argv[1:]:
+        return warm()
     with open(os.environ.pop("NAQ_CALL_FILE"), "rb") as file:
         call = json.loads(file.read())
     set_import_path(call.get("module_path") or [])
@@ -496,11 +929,7 @@ def main():
     sys.argv = [call["call"]]
     status = run_call(call)
     if status == -signal.SIGTERM:
-        import atexit
-
-        atexit._run_exitfuncs()
-        flush()
-        die_of_term()
+        finish(status)
     sys.exit(status)
 
 

@@ -96,14 +96,16 @@ module NaqShim
     max.empty? ? LINE_MAX : Integer(max)
   end
 
-  def control
-    @control ||= IO.for_fd(3, "w", autoclose: false).tap { |io| io.sync = true }
+  # Takes the control channel: a descriptor of the shim's own, which the job does not close by mistake.
+  def open_control
+    @control = IO.for_fd(3, "wb", autoclose: false).dup
+    @control.sync = true
   end
 
   def write_control(line)
-    control.write("#{JSON.generate(line)}\n")
+    @control.write("#{JSON.generate(line)}\n")
   rescue SystemCallError, IOError
-    # the job closed the descriptor, or the worker has gone
+    # the worker has gone
   end
 
   def write_result(value)
@@ -163,7 +165,7 @@ module NaqShim
   end
 
   def load_target(target, module_path)
-    if target.end_with?(".rb") || target.include?("/")
+    if target.end_with?(".rb") || target.start_with?("/", "./", "../")
       places = [*module_path, Dir.pwd].map { |folder| File.expand_path(target, folder) }.uniq
       file = places.find { |place| File.file?(place) }
       raise NotFound, "no file #{places.join(' or ')}" if file.nil?
@@ -245,6 +247,7 @@ module NaqShim
   end
 
   def main
+    open_control
     call = JSON.parse(File.read(ENV.delete("NAQ_CALL_FILE"), encoding: "UTF-8"), max_nesting: false)
     $LOAD_PATH.unshift(*[*(call["module_path"] || []), Dir.pwd].map { |folder| File.expand_path(folder) }.uniq)
     $PROGRAM_NAME = call["call"]
