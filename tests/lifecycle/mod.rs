@@ -8,3 +8,4 @@ mod flows;
 mod later_version;
 mod protocol_page;
 mod slots;
+mod transcripts;

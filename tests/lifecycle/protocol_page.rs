@@ -1,5 +1,5 @@
-//! The examples of `docs/protocol.md`, executed as another program would: with bytes from the page and
-//! a client without any naq code.
+//! The examples of `docs/protocol.md` and `docs/worker-protocol.md`, executed as another program would: with
+//! bytes from the pages and a client without any naq code.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -13,8 +13,11 @@ use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
 
 fn page() -> String {
-    let file = Path::new(crate::ROOT).join("docs/protocol.md");
-    std::fs::read_to_string(file).unwrap()
+    let folder = Path::new(crate::ROOT).join("docs");
+    let pages = ["protocol.md", "worker-protocol.md"];
+    pages
+        .map(|page| std::fs::read_to_string(folder.join(page)).unwrap())
+        .concat()
 }
 
 /// The first code block of the page that contains `word`, without its fences.
@@ -36,27 +39,13 @@ fn publish(naq: &Naq, subject: &str, headers: HeaderMap, payload: String) {
 }
 
 #[test]
-fn envelopes_and_the_bare_publish_of_the_protocol_page_are_jobs() {
+fn envelopes_of_the_protocol_page_are_valid() {
     for word in [
         r#"{"command": "./script.sh", "args": ["arg"]}"#,
         r#""depends_on": ["import-7"]"#,
     ] {
         Envelope::parse(block(word).as_bytes()).unwrap();
     }
-    let server = TestServer::start();
-    let naq = Naq::new(&server);
-    naq.add_queue("build");
-    let bare = block("PUB naq.queue.build");
-    let (line, payload) = bare.split_once('\n').unwrap();
-    let payload = payload.trim_end();
-    Envelope::parse(payload.as_bytes()).unwrap();
-    assert!(line.ends_with(&format!(" {}", payload.len())), "{line}");
-    let mut raw = naq.raw();
-    raw.publish(
-        line.split(' ').nth(1).unwrap().as_bytes(),
-        payload.as_bytes(),
-    );
-    naq.wait_for_messages("build", 1);
 }
 
 #[test]

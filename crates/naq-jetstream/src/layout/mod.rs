@@ -3,6 +3,8 @@
 pub(crate) mod consumers;
 pub(crate) mod memory;
 pub(crate) mod missing;
+#[cfg(test)]
+mod published;
 pub(crate) mod server_check;
 pub(crate) mod setting;
 pub(crate) mod streams;

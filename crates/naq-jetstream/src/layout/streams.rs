@@ -408,14 +408,14 @@ mod tests {
         assert!(needed.is_subset(&known));
     }
 
-    /// A program that creates a stream by the protocol page creates what naq needs.
+    /// A program that creates a stream by the page for workers creates what naq needs.
     #[test]
-    fn the_protocol_page_names_every_setting_that_is_needed() {
-        let page = include_str!("../../../../docs/protocol.md");
+    fn the_page_for_workers_names_every_setting_that_is_needed() {
+        let page = include_str!("../../../../docs/worker-protocol.md");
         let (_, section) = page
-            .split_once("### What streams and consumers need")
+            .split_once("## What streams and consumers need")
             .unwrap();
-        let (section, _) = section.split_once("\n### ").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
         let queue = QueueName::new("build").unwrap();
         let consumer = super::super::consumers::worker_consumer(&names(), &queue);
         let specs = specs();
