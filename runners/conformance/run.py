@@ -374,7 +374,9 @@ class Warm:
             runner.argv("warm", module_path=folder / "modules"), env, boot, [*self.pipes.theirs, theirs.fileno()]
         )
         theirs.close()
-        self.pipes.started(b"")
+        self.runs_in_place = mode == "reuse" or (mode == "standby" and not runner.passes_descriptors)
+        if not (self.runs_in_place and mode == "standby"):
+            self.pipes.started(b"")
         self.exited = high(os.pidfd_open(self.process.pid))
         self.is_stopped = False
 
@@ -418,7 +420,7 @@ class Warm:
     def run(self, job):
         self.number += 1
         self.waiting = []
-        runs_in_place = self.mode == "reuse" or (self.mode == "standby" and not self.runner.passes_descriptors)
+        runs_in_place = self.runs_in_place
         pipes = self.pipes if runs_in_place else Pipes()
         frame = {
             "t": "job",
@@ -437,7 +439,7 @@ class Warm:
         watch.add(self.frames.socket, "a frame")
         try:
             self.frames.send(() if runs_in_place else pipes.theirs, **frame)
-            if not runs_in_place:
+            if pipes.stdin is not None:
                 pipes.started(job.stdin)
             started = self.wait_frame(watch, "started", STARTED_TIMEOUT_S)
             if started["n"] != self.number:
@@ -502,7 +504,9 @@ class Warm:
                 return
         if ended["n"] != self.number or "active" not in ended:
             raise Failed(f"`ended` of another job, or without `active`: {ended}")
-        job.ended(0 if ended["ok"] else ended.get("exit", 1), pipes.take())
+        if ended["ok"] != (ended["status"] == 0):
+            raise Failed(f"`ok` and `status` differ: {ended}")
+        job.ended(status_of(os.waitstatus_to_exitcode(ended["status"])), pipes.take())
         job.outcome["active"] = ended["active"]
         if ended["active"]:
             # the worker replaces a process in which something is left

@@ -2,8 +2,9 @@
 //
 // `runners/README.md` describes the contract: the call is JSON in the file `$NAQ_CALL_FILE`, the result and the error
 // go to the control channel, and stdin, stdout and stderr are the job's.
-import { existsSync, readFileSync, writeSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
+import net from "node:net";
 import path from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
@@ -195,7 +196,7 @@ async function findFunction(call, modulePath) {
   const [target, name] = [call.slice(0, at), call.slice(at + 1)];
   if (at < 1 || name === "") throw new NotFound(`\`${call}\` is not \`./file.js:function\` or \`package:function\``);
   const folders = [...modulePath, "."].map((folder) => path.resolve(folder));
-  const module = /^(\.{0,2}\/|.*\.[cm]?[jt]s$)/.test(target) ? await importFile(target, folders) : await importPackage(target, folders);
+  const module = isFile(target) ? await importFile(target, folders) : await importPackage(target, folders);
   // a CommonJS module has its exports as `default`, and those that Node found by reading it under their names
   let found = module;
   for (const part of name.split(".")) found = found?.[part];
@@ -205,12 +206,16 @@ async function findFunction(call, modulePath) {
   return found;
 }
 
-function importFile(target, folders) {
+const isFile = (target) => /^(\.{0,2}\/|.*\.[cm]?[jt]s$)/.test(target);
+
+function findFile(target, folders) {
   const places = [...new Set(folders.map((folder) => path.resolve(folder, target)))];
   const file = places.find((place) => existsSync(place));
   if (file === undefined) throw new NotFound(`no file ${places.join(" or ")}`);
-  return import(pathToFileURL(file).href);
+  return file;
 }
+
+const importFile = async (target, folders) => import(pathToFileURL(findFile(target, folders)).href);
 
 async function importPackage(target, folders) {
   let missing;
@@ -245,9 +250,10 @@ async function runCall(call) {
 /** Waits until what the job wrote has left this process. */
 const flush = () => Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write("", () => done()))));
 
-async function main() {
-  const call = JSON.parse(readFileSync(process.env.NAQ_CALL_FILE, "utf8"));
-  delete process.env.NAQ_CALL_FILE;
+const neverSettled = (call) => new Error(`the promise of \`${call}\` is never settled: nothing is left that could settle it`);
+
+/** Calls the function, and ends this process. */
+async function runAndExit(call) {
   process.argv = [process.argv[0], call.call];
   let ended = false;
   const fail = (error) => {
@@ -257,7 +263,7 @@ async function main() {
   };
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
-  process.on("beforeExit", () => fail(new Error(`the promise of \`${call.call}\` is never settled: nothing is left that could settle it`)));
+  process.on("beforeExit", () => fail(neverSettled(call.call)));
   try {
     const value = await runCall(call);
     if (ended) return;
@@ -272,4 +278,176 @@ async function main() {
   process.exit(0);
 }
 
-await main();
+// --- the warm protocol ---
+
+/** The worker's end of the socket: frames are a length of 4 bytes and a JSON object. */
+class Worker {
+  constructor(onFrame) {
+    this.pieces = [];
+    this.size = 0;
+    this.socket = new net.Socket({ fd: Number(process.env.NAQ_WARM_FD) });
+    this.socket.on("data", (piece) => {
+      this.pieces.push(piece);
+      this.size += piece.length;
+      for (let frame; (frame = this.next()) !== undefined; ) onFrame(frame);
+    });
+    // the worker has gone
+    this.socket.on("close", () => this.onClose());
+    this.socket.on("error", () => this.onClose());
+  }
+
+  onClose() {
+    process.exit(0);
+  }
+
+  next() {
+    if (this.size < 4) return undefined;
+    if (this.pieces[0].length < 4) this.join();
+    const end = 4 + this.pieces[0].readUInt32BE(0);
+    if (this.size < end) return undefined;
+    const all = this.join();
+    this.pieces = all.length > end ? [all.subarray(end)] : [];
+    this.size -= end;
+    return JSON.parse(all.toString("utf8", 4, end));
+  }
+
+  join() {
+    this.pieces = [Buffer.concat(this.pieces)];
+    return this.pieces[0];
+  }
+
+  send(frame, done) {
+    const data = Buffer.from(JSON.stringify(frame));
+    const size = Buffer.alloc(4);
+    size.writeUInt32BE(data.length);
+    this.socket.write(Buffer.concat([size, data]), done);
+  }
+}
+
+/** Makes this process one of the job: its environment, directory, umask and arguments. */
+function enterJob(job, argv) {
+  for (const name of Object.keys(process.env)) if (!(name in job.env)) delete process.env[name];
+  Object.assign(process.env, job.env);
+  if (job.umask !== undefined) process.umask(job.umask);
+  process.chdir(job.cwd);
+  process.argv = [process.argv[0], ...argv];
+}
+
+const activeResources = () => process.getActiveResourcesInfo?.().length ?? 0;
+
+/** Waits until handles that are being closed are closed. */
+const nextTurn = () => new Promise((done) => setImmediate(done));
+
+async function warm() {
+  const mode = process.env.NAQ_WARM_MODE ?? "reuse";
+  const modulePath = (process.env.NAQ_MODULE_PATH ?? "").split(":").filter(Boolean).map((folder) => path.resolve(folder));
+  const folders = [...modulePath, path.resolve(".")];
+  let job, fail, isStopping = false, number = 0;
+  const idle = (error) => {
+    // nobody's: what an earlier job has left. This process is replaced
+    process.stderr.write(`${util.inspect(error)}\n`);
+    process.exit(1);
+  };
+  process.on("uncaughtException", (error) => (fail ?? idle)(error));
+  process.on("unhandledRejection", (error) => (fail ?? idle)(error));
+
+  const worker = new Worker((frame) => {
+    if (frame.t === "ping") worker.send({ t: "pong", rss: process.memoryUsage.rss() });
+    else if (frame.t === "job" && job === undefined) {
+      job = frame;
+      worker.send({ t: "started", n: job.n, pid: process.pid });
+    } else if (frame.t === "go" && frame.n === job?.n && number !== job.n) {
+      number = job.n;
+      if (mode === "reuse") void reuse();
+      else void standby();
+    } else if (frame.t === "stop") {
+      isStopping = true;
+      if (job === undefined) process.exit(0);
+    } else if (frame.t !== "pong") worker.send({ t: "huh" });
+  });
+
+  /** Runs the one job of this process. Its descriptors 0 to 3 are the job's. */
+  async function standby() {
+    process.removeAllListeners("uncaughtException");
+    process.removeAllListeners("unhandledRejection");
+    worker.onClose = () => {};
+    worker.socket.destroy();
+    enterJob(job, job.file ? [job.file, ...job.args.map(String)] : [job.call]);
+    if (!job.file) return runAndExit({ ...job, module_path: modulePath });
+    // a script ends as it does by `node FILE`
+    await import(pathToFileURL(job.file).href);
+  }
+
+  /** Runs a job and is ready for the next one. */
+  async function reuse() {
+    await nextTurn();
+    const baseline = activeResources();
+    let status = 0;
+    // of a rejection that nothing awaits too: whether it is the last job's is not known, so this process is replaced
+    let left = 0;
+    try {
+      enterJob(job, [job.call ?? job.file]);
+      if (job.file) throw new Fatal("a process that is reused calls functions; a script has a process of its own");
+      const failed = new Promise((_, reject) => {
+        fail = (error) => {
+          left += 1;
+          reject(error);
+        };
+      });
+      const value = await Promise.race([runCall({ ...job, module_path: modulePath }), failed]);
+      await flush();
+      writeResult(value);
+    } catch (error) {
+      await flush();
+      status = reportError(error);
+    }
+    await nextTurn();
+    left += Math.max(0, activeResources() - baseline);
+    const n = job.n;
+    fail = job = undefined;
+    const ended = { t: "ended", n, ok: status === 0, status: status << 8, active: left, rss: process.memoryUsage.rss() };
+    worker.send(ended, () => isStopping && process.exit(0));
+  }
+
+  const files = [];
+  try {
+    for (const name of JSON.parse(process.env.NAQ_PRELOAD || "[]")) {
+      if (isFile(name)) files.push(findFile(name, folders));
+      await (isFile(name) ? importFile(name, folders) : importPackage(name, folders));
+    }
+  } catch (error) {
+    process.stderr.write(`${util.inspect(error)}\n`);
+    const trace = shortened(util.inspect(error), TRACE_MAX);
+    const message = shortened(String(error?.message ?? error), MESSAGE_MAX);
+    worker.send({ t: "broken", error: { type: String(error?.name ?? typeof error), message, trace } }, () => process.exit(1));
+    return;
+  }
+  // so that they are in the baseline
+  void process.stdout, process.stderr;
+  worker.send({
+    t: "hello",
+    protocol: 1,
+    pid: process.pid,
+    version: process.versions.node,
+    modes: ["reuse", "standby"],
+    threads: countThreads(),
+    rss: process.memoryUsage.rss(),
+    files,
+  });
+}
+
+function countThreads() {
+  try {
+    return readdirSync("/proc/self/task").length;
+  } catch {
+    return 1;
+  }
+}
+
+if (process.argv.includes("--warm")) {
+  await warm();
+} else {
+  const call = JSON.parse(readFileSync(process.env.NAQ_CALL_FILE, "utf8"));
+  delete process.env.NAQ_CALL_FILE;
+  await runAndExit(call);
+}

@@ -21,6 +21,8 @@ TRACE_MAX = 32000
 _job_pid = None
 # a duplicate of descriptor 3, which the job does not close by mistake
 _control = 3
+# `fflush` of the C library, in a warm process
+_flush_c = None
 # what cancels the coroutine that runs, and whether that was requested
 _cancel_coroutine = None
 _is_cancelled = False
@@ -520,6 +522,9 @@ def finish(status):
     except BaseException as error:
         print_trace(format_trace(error))
     flush()
+    if _flush_c is not None:
+        # what C libraries have printed: `_exit` does not write it
+        _flush_c(None)
     if status == -signal.SIGTERM:
         die_of_term()
     os._exit(status)
@@ -609,6 +614,7 @@ def loaded_files(folders):
 
 
 def warm():
+    global _flush_c
     worker = Worker()
     # 0 to 3 stay taken, so that no descriptor of this file is one of them
     for descriptor in range(4):
@@ -632,6 +638,14 @@ def warm():
         kind = type(error).__name__
         worker.send(t="broken", error={"type": kind, "message": valid(str(error)), "trace": shortened(valid(trace), TRACE_MAX)})
         os._exit(1)
+    try:
+        import ctypes
+
+        _flush_c = ctypes.CDLL(None).fflush
+        _flush_c(None)
+    except (ImportError, OSError, AttributeError):
+        # a Python without ctypes
+        pass
     flush()
     threads, cuda = count_threads(), has_cuda()
     is_forkable = threads == 1 and not cuda and sys.platform != "darwin"
