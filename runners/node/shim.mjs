@@ -2,7 +2,8 @@
 //
 // `runners/README.md` describes the contract: the call is JSON in the file `$NAQ_CALL_FILE`, the result and the error
 // go to the control channel, and stdin, stdout and stderr are the job's.
-import { existsSync, readdirSync, readFileSync, writeSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import net from "node:net";
 import path from "node:path";
@@ -100,6 +101,7 @@ const lineMax = () => Number(process.env.NAQ_CONTROL_LINE_MAX || LINE_MAX);
 const line = (value) => Buffer.from(`${JSON.stringify(value)}\n`);
 
 function writeControl(data) {
+  if (globalThis.Deno) return writeControlOfDeno(data);
   for (let at = 0; at < data.length; ) {
     try {
       at += writeSync(CONTROL_FD, data, at);
@@ -111,6 +113,19 @@ function writeControl(data) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
     }
   }
+}
+
+/** Deno cannot write to a descriptor: it opens it by its name, or, if another user owns it, has `cat` write. */
+function writeControlOfDeno(data) {
+  let control;
+  try {
+    control = openSync(`/dev/fd/${CONTROL_FD}`, "a");
+  } catch {
+    spawnSync("/bin/sh", ["-c", `cat >&${CONTROL_FD}`], { input: data });
+    return;
+  }
+  for (let at = 0; at < data.length; ) at += writeSync(control, data, at);
+  closeSync(control);
 }
 
 function writeResult(value) {
@@ -248,7 +263,11 @@ async function runCall(call) {
 }
 
 /** Waits until what the job wrote has left this process. */
-const flush = () => Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write("", () => done()))));
+const flush = () => Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => {
+  // Bun calls back before it has written all; it has at the end of the stream
+  if (globalThis.Bun) stream.end(() => done());
+  else stream.write("", () => done());
+})));
 
 const neverSettled = (call) => new Error(`the promise of \`${call}\` is never settled: nothing is left that could settle it`);
 
@@ -444,10 +463,11 @@ function countThreads() {
   }
 }
 
+// not awaited: of a module that waits for ever, `beforeExit` says nothing
 if (process.argv.includes("--warm")) {
-  await warm();
+  void warm();
 } else {
   const call = JSON.parse(readFileSync(process.env.NAQ_CALL_FILE, "utf8"));
   delete process.env.NAQ_CALL_FILE;
-  await runAndExit(call);
+  void runAndExit(call);
 }
