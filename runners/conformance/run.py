@@ -458,13 +458,15 @@ class Warm:
         if int(stat[1]) != self.process.pid or int(stat[3]) != pid:
             raise Failed(f"the child {pid} is no session leader, or no child of the shim: {stat[:5]}")
         links = {int(link.name): os.readlink(link) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
+        # what a language has for itself, such as an epoll, is not seen by what the job executes
+        links = {number: link for number, link in links.items() if not link.startswith("anon_inode:")}
         if len(links) > 5 or not {0, 1, 2, 3} <= set(links):
             raise Failed(f"the child has other descriptors than 0 to 3 and the one it waits on: {links}")
         self.frames.send(t="go", n=self.number)
         self.frames.send(t="ping")
         self.wait_frame(watch, "pong", PONG_TIMEOUT_S)
         ended = self.wait_frame(watch, "ended")
-        if ended["n"] != self.number or not {"rss", "utime", "stime"} <= set(ended):
+        if ended["n"] != self.number or not {"utime", "stime"} <= set(ended):
             raise Failed(f"`ended` of another job, or without its usage: {ended}")
         job.ended(status_of(os.waitstatus_to_exitcode(ended["status"])), pipes.take())
         self.frames.send(t="ping")

@@ -185,6 +185,7 @@ module NaqShim
 
   def run_call(call)
     pid = Process.pid
+    open_control
     found = find_method(call["call"], call["module_path"] || [])
     kwargs = (call["kwargs"] || {}).transform_keys(&:to_sym)
     value = found.call(*(call["args"] || []), **kwargs)
@@ -246,14 +247,293 @@ module NaqShim
     # the job closed it
   end
 
+  def load_path(folders)
+    $LOAD_PATH.unshift(*[*folders, Dir.pwd].map { |folder| File.expand_path(folder) }.uniq)
+  end
+
   def main
-    open_control
+    return warm if ARGV.include?("--warm")
+
     call = JSON.parse(File.read(ENV.delete("NAQ_CALL_FILE"), encoding: "UTF-8"), max_nesting: false)
-    $LOAD_PATH.unshift(*[*(call["module_path"] || []), Dir.pwd].map { |folder| File.expand_path(folder) }.uniq)
+    load_path(call["module_path"] || [])
     $PROGRAM_NAME = call["call"]
     exit(run_call(call))
   end
-end
 
+  # --- the warm protocol ---
+
+  # The worker's end of the socket: frames are a length of 4 bytes and a JSON object.
+  class Worker
+    attr_reader :socket
+
+    def initialize
+      @socket = UNIXSocket.for_fd(Integer(ENV.fetch("NAQ_WARM_FD")))
+      @socket.close_on_exec = true
+      @buffer = "".b
+      # descriptors come with the first byte of a frame `job`, and no other frame has any
+      @descriptors = []
+    end
+
+    def send(frame)
+      data = JSON.generate(frame).b
+      @socket.write([data.bytesize].pack("N") + data)
+    end
+
+    # Reads what has arrived, or waits for it. Returns the complete frames; nil if the worker has gone.
+    def receive
+      data, _, flags, *controls = @socket.recvmsg(65_536, 0, 4096, scm_rights: true)
+      controls.each { |control| @descriptors.concat(control.unix_rights || []) }
+      return nil if data.nil? || data.empty?
+      raise "descriptors were lost: this process may open no more" if (flags & Socket::MSG_CTRUNC) != 0
+
+      @buffer << data
+      frames = []
+      while @buffer.bytesize >= 4 && @buffer.bytesize >= 4 + (size = @buffer.unpack1("N"))
+        frames << JSON.parse(@buffer.slice!(0, 4 + size).byteslice(4, size).force_encoding("UTF-8"), max_nesting: false)
+      end
+      frames
+    end
+
+    def take_descriptors
+      @descriptors.shift(4)
+    end
+  end
+
+  # Forks a child for each job, and waits. It runs no code of a job.
+  class Zygote
+    def initialize(worker)
+      @worker = worker
+      # by process id: the job's number and the socket to the child, until that has been given its `go`
+      @children = {}
+      @ready = {}
+      @wakeup, @wakeup_write = IO.pipe
+      trap("CHLD") { @wakeup_write.write_nonblock("c", exception: false) }
+    end
+
+    def run
+      until @is_stopping && @children.empty?
+        readable, = IO.select([@worker.socket, @wakeup, *@ready.keys])
+        readable.each do |io|
+          if io == @worker.socket
+            frames = @worker.receive
+            # the children are the spawner's now; one that waits for its `go` sees the end of its socket
+            return if frames.nil?
+
+            frames.each { |frame| on_frame(frame) }
+          elsif io == @wakeup
+            @wakeup.read_nonblock(512, exception: false)
+            reap
+          elsif @ready.key?(io)
+            on_ready(io)
+          end
+        end
+      end
+    end
+
+    def on_frame(frame)
+      case frame["t"]
+      when "job" then fork_job(frame)
+      when "go"
+        _, child = @children.find { |_, (number, _)| number == frame["n"] }
+        if child && child[1]
+          begin
+            child[1].write("g")
+          rescue SystemCallError
+            # the child was killed meanwhile
+          end
+          forget_link(child)
+        end
+      when "ping" then @worker.send("t" => "pong", "rss" => NaqShim.rss)
+      when "stop" then @is_stopping = true
+      when "pong" then nil
+      else @worker.send("t" => "huh")
+      end
+    end
+
+    def fork_job(frame)
+      descriptors = @worker.take_descriptors
+      ours, theirs = UNIXSocket.pair
+      pid = fork do
+        NaqShim.be_child(frame, descriptors, theirs)
+      end
+      theirs.close
+      descriptors.each(&:close)
+      @children[pid] = [frame["n"], ours]
+      @ready[ours] = pid
+    end
+
+    def on_ready(link)
+      pid = @ready.delete(link)
+      number, = @children[pid]
+      # nothing: the child died before it was ready, and `ended` follows
+      @worker.send("t" => "started", "n" => number, "pid" => pid) if link.recv(1) == "r"
+    end
+
+    def forget_link(child)
+      @ready.delete(child[1])
+      child[1].close
+      child[1] = nil
+    end
+
+    def reap
+      @children.keys.each do |pid|
+        # of a process that has ended, before it is forgotten
+        times = NaqShim.times_of(pid)
+        _, status = Process.wait2(pid, Process::WNOHANG)
+        next if status.nil?
+
+        child = @children.delete(pid)
+        forget_link(child) if child[1]
+        @worker.send({ "t" => "ended", "n" => child[0], "status" => status.to_i }.merge(times))
+      end
+    end
+  end
+
+  def times_of(pid)
+    fields = File.read("/proc/#{pid}/stat").rpartition(")").last.split
+    ticks = Etc.sysconf(Etc::SC_CLK_TCK).to_f
+    { "utime" => fields[11].to_i / ticks, "stime" => fields[12].to_i / ticks }
+  rescue SystemCallError
+    {}
+  end
+
+  def rss
+    Integer(File.read("/proc/self/statm").split[1]) * Etc.sysconf(Etc::SC_PAGESIZE)
+  rescue SystemCallError
+    0
+  end
+
+  def count_threads
+    Dir.children("/proc/self/task").length
+  rescue SystemCallError
+    Thread.list.length
+  end
+
+  def cuda?
+    File.binread("/proc/self/maps").include?("libcuda.")
+  rescue SystemCallError
+    false
+  end
+
+  def warm
+    require "etc"
+    require "socket"
+    # of which Ruby has its own, which it starts again after a fork
+    threads_before = count_threads
+    worker = Worker.new
+    @module_path = (ENV["NAQ_MODULE_PATH"] || "").split(":").reject(&:empty?).map { |folder| File.expand_path(folder) }
+    load_path(@module_path)
+    begin
+      JSON.parse(ENV["NAQ_PRELOAD"] || "[]").each { |name| load_target(name, @module_path) }
+    rescue Exception => e # rubocop:disable Lint/RescueException
+      trace = format_trace(e)
+      $stderr.write(trace)
+      error = { "type" => e.class.name.to_s, "message" => shortened(valid(e.message), MESSAGE_MAX), "trace" => shortened(trace, TRACE_MAX) }
+      worker.send("t" => "broken", "error" => error)
+      exit!(1)
+    end
+    flush
+    GC.start
+    threads = 1 + [count_threads - threads_before, Thread.list.length - 1].max
+    is_forkable = threads == 1 && !cuda? && !RUBY_PLATFORM.include?("darwin")
+    folders = [*@module_path, Dir.pwd].map { |folder| "#{folder}/" }
+    files = $LOADED_FEATURES.select { |file| file.start_with?(*folders) }.first(1000)
+    worker.send("t" => "hello", "protocol" => 1, "pid" => Process.pid, "version" => RUBY_VERSION,
+                "modes" => is_forkable ? %w[fork standby] : %w[standby], "threads" => threads, "cuda" => cuda?,
+                "rss" => rss, "files" => files)
+    ENV["NAQ_WARM_MODE"] == "standby" ? standby(worker) : Zygote.new(worker).run
+    exit!(0)
+  end
+
+  # The forked child: makes itself a process like a cold one, then waits for its `go`.
+  def be_child(frame, descriptors, link)
+    reset_signals
+    Process.setsid
+    put_descriptors(descriptors)
+    close_others(link)
+    link.write("r")
+    # nothing: the shim has gone
+    exit!(70) unless link.read(1) == "g"
+    link.close
+    run_warm_job(frame)
+  end
+
+  # Takes one job, which ends this process.
+  def standby(worker)
+    job = nil
+    while (frames = worker.receive)
+      frames.each do |frame|
+        case frame["t"]
+        when "job"
+          job = frame
+          reset_signals
+          begin
+            Process.setsid
+          rescue Errno::EPERM
+            # the leader of a session already
+          end
+          put_descriptors(worker.take_descriptors)
+          worker.send("t" => "started", "n" => job["n"], "pid" => Process.pid)
+        when "go"
+          worker.socket.close
+          run_warm_job(job)
+        when "ping" then worker.send("t" => "pong", "rss" => rss)
+        when "stop" then return job ? nil : exit!(0)
+        when "pong" then nil
+        else worker.send("t" => "huh")
+        end
+      end
+    end
+  end
+
+  def reset_signals
+    %w[CHLD TERM INT HUP QUIT].each { |name| trap(name, "DEFAULT") }
+  end
+
+  def put_descriptors(descriptors)
+    return if descriptors.empty?
+
+    [[STDIN, "r"], [STDOUT, "w"], [STDERR, "w"], [IO.for_fd(3, "w", autoclose: false), "w"]]
+      .zip(descriptors) do |(stream, mode), descriptor|
+        stream.reopen(IO.for_fd(descriptor.fileno, mode, autoclose: false))
+        stream.close_on_exec = false
+        descriptor.close
+      end
+    STDERR.sync = true
+  end
+
+  # Those that Ruby has for itself stay: it does not give them away, and no program that is executed gets them.
+  def close_others(link)
+    Dir.children("/proc/self/fd").map(&:to_i).each do |number|
+      next if number <= 3 || number == link.fileno
+
+      begin
+        IO.for_fd(number).close
+      rescue ArgumentError, SystemCallError
+        # Ruby's own, or that of the folder
+      end
+    end
+  end
+
+  # Runs the job as a process of its own would, and ends this process.
+  def run_warm_job(job)
+    booted_in = Dir.pwd
+    ENV.replace(job["env"] || {})
+    File.umask(job["umask"]) if job["umask"]
+    Dir.chdir(job["cwd"])
+    # the working directory of the job in place of that of the shim
+    $LOAD_PATH.delete(booted_in) unless @module_path.include?(booted_in)
+    $LOAD_PATH.insert(@module_path.length, Dir.pwd)
+    srand
+    ARGV.replace(job["file"] ? job["args"].map(&:to_s) : [])
+    $PROGRAM_NAME = job["file"] || job["call"]
+    unless job["file"]
+      job["module_path"] = @module_path
+      exit(run_call(job))
+    end
+    load(job["file"])
+    exit(0)
+  end
+end
 
 NaqShim.main if $PROGRAM_NAME == __FILE__
