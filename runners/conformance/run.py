@@ -220,7 +220,7 @@ class Job:
         # of the worker only what every worker has
         self.environ = {
             "PATH": os.environ["PATH"],
-            "HOME": str(folder),
+            "HOME": os.environ.get("HOME", str(folder)),
             "LANG": "C.UTF-8",
             "NAQ_JOB_ID": "conformance",
             "NAQ_ATTEMPT": "1",
@@ -360,7 +360,7 @@ class Warm:
         self.frames = Frames(ours)
         env = {
             "PATH": os.environ["PATH"],
-            "HOME": str(folder),
+            "HOME": os.environ.get("HOME", str(folder)),
             "LANG": "C.UTF-8",
             "NAQ_WARM_FD": "4",
             "NAQ_WARM_MODE": mode,

@@ -443,6 +443,9 @@ def report_error(error):
         write_error(kind.__name__, message, trace, retry=False)
         return 1
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if getattr(sys.modules.get("naq"), kind.__name__, None) is kind:
+        # not the module of the client in which it is defined
+        name = f"naq.{kind.__name__}"
     if is_naq_class(error, "Retry"):
         write_retry_after(getattr(error, "after", None))
         write_error(name, message, trace)

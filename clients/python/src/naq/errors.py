@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._values import Duration
     from .outcome import Outcome
 
 __all__ = [
     "BatchFailed",
+    "Cancelled",
     "ConfigurationError",
+    "Fatal",
     "JobCancelled",
     "JobConflict",
     "JobExpired",
@@ -20,6 +23,7 @@ __all__ = [
     "NaqConnectionError",
     "NaqError",
     "OutputIncomplete",
+    "Retry",
     "SerializationError",
     "StoreFull",
     "WaitTimeout",
@@ -28,6 +32,32 @@ __all__ = [
 
 class NaqError(Exception):
     """The base of all exceptions of this package."""
+
+
+class Retry(NaqError):
+    """Raised by a job's function: it ends the attempt, and the job is tried again while it has attempts left.
+
+    Args:
+        message: Why.
+        after: The wait before the next attempt: seconds, a text such as `"30s"`, or a `timedelta`. By default the one
+            that the job's options say.
+    """
+
+    def __init__(self, message: str = "", after: Duration | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Fatal(NaqError):
+    """Raised by a job's function: the job fails, and is not tried again."""
+
+
+class Cancelled(BaseException):
+    """Raised in a job's function when the job is stopped: it was cancelled, its time is over, or its worker stops.
+
+    No `Exception`, so that `except Exception` does not catch it. What the function does afterwards has to be short: the
+    worker kills the job after its grace period.
+    """
 
 
 class ConfigurationError(NaqError, ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import _loop, _options, _override, _values
 from ._backend import Request
-from ._decode import decoder
+from ._decode import arguments, decoder
 from ._json import to_json
 from ._values import Duration
 from .errors import ConfigurationError
@@ -208,6 +208,11 @@ class JobFunction(Generic[P, C, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Runs the function here and now."""
         return self.__wrapped__(*args, **kwargs)
+
+    def __naq_call__(self, *args: Any, **kwargs: Any) -> C:
+        """Runs the function in a worker: its arguments are JSON, and become what its annotations say."""
+        bound = arguments(self.__wrapped__, list(args), kwargs)
+        return self.__wrapped__(*bound.args, **bound.kwargs)
 
     def with_(self, **options: Unpack[Options]) -> JobFunction[P, C, R]:
         """The same function with these options too: `send.with_(delay="10m").delay("a@b.c")`."""
