@@ -442,8 +442,8 @@ class Warm:
             if pipes.stdin is not None:
                 pipes.started(job.stdin)
             started = self.wait_frame(watch, "started", STARTED_TIMEOUT_S)
-            if started["n"] != self.number:
-                raise Failed(f"`started` of another job: {started}")
+            if started["n"] != self.number or not isinstance(started["pid"], int):
+                raise Failed(f"`started` of another job, or without the number of a process: {started}")
             watch.group = started["pid"]
             getattr(self, f"run_{self.mode}")(job, pipes, watch, started["pid"])
         finally:
