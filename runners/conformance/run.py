@@ -258,6 +258,8 @@ class Watch:
         self.selector = selectors.DefaultSelector()
         self.deadline = time.monotonic() + CASE_TIMEOUT_S
         self.kill_at = None
+        # of mode fork
+        self.shim = None
         for name, descriptor in pipes.reads.items():
             self.selector.register(descriptor, selectors.EVENT_READ, name)
 
@@ -284,6 +286,9 @@ class Watch:
             send = self.job.send
             if send and send["when"].encode() in self.pipes.data["stdout"]:
                 os.killpg(self.group, signal.Signals["SIG" + send["signal"]])
+                if self.shim is not None and send["signal"] == "TERM":
+                    # the worker sends it to the whole tree; a shim that forks ignores it
+                    os.kill(self.shim, signal.SIGTERM)
                 if "grace_ms" in send:
                     self.kill_at = time.monotonic() + send["grace_ms"] / 1000
                 self.job.send = {}
@@ -436,6 +441,7 @@ class Warm:
         else:
             frame["call"] = job.call()
         watch = Watch(job, pipes, self.process.pid)
+        watch.shim = self.process.pid if self.mode == "fork" else None
         watch.add(self.frames.socket, "a frame")
         try:
             self.frames.send(() if runs_in_place else pipes.theirs, **frame)

@@ -420,9 +420,11 @@ sub warm {
 
 # Forks a child for each job, and waits. It runs no code of a job.
 sub zygote {
-    # by process id: number of the job, pidfd, and the socket to the child until that has been given its `go`
+    # by process id: number of the job, pidfd, and the socket to the child
     my %children;
     my $is_stopping = 0;
+    # TERM reaches the whole tree of a job that is stopped; it is for the job's processes
+    local $SIG{TERM} = 'IGNORE';
     while ( !$is_stopping || %children ) {
         my $bits = '';
         vec( $bits, $_, 1 ) = 1 for fileno $socket, map { ( $_->{pidfd}, $_->{is_ready} ? () : fileno $_->{link} ) } values %children;
@@ -438,11 +440,9 @@ sub zygote {
                 elsif ( $kind eq 'stop' ) { $is_stopping = 1 }
                 elsif ( $kind eq 'go' ) {
                     my ($child) = grep { $_->{n} == $frame->{n} } values %children;
-                    next if !$child || !$child->{link};
                     local $SIG{PIPE} = 'IGNORE';
                     # it fails if the child was killed meanwhile
-                    syswrite $child->{link}, 'g';
-                    close delete $child->{link};
+                    syswrite $child->{link}, 'g' if $child;
                 }
                 elsif ( $kind ne 'pong' ) { send_frame( { t => 'huh' } ) }
             }
@@ -462,7 +462,10 @@ sub zygote {
                 waitpid $pid, 0;
                 my $status = $?;
                 POSIX::close( $child->{pidfd} );
-                delete $children{$pid};
+                my $link = delete( $children{$pid} )->{link};
+                my $peak = '';
+                # nothing if the job was killed
+                sysread $link, $peak, 32 if $child->{is_ready} && select my $has_peak = bit( fileno $link ), undef, undef, 0;
                 send_frame(
                     {
                         t      => 'ended',
@@ -470,12 +473,32 @@ sub zygote {
                         status => $status,
                         utime  => ( $fields[11] || 0 ) / $ticks,
                         stime  => ( $fields[12] || 0 ) / $ticks,
+                        $peak =~ /\A\d+\z/ ? ( rss => $peak + 0 ) : (),
                     }
                 );
             }
         }
     }
     return;
+}
+
+sub bit {
+    my $bits = '';
+    vec( $bits, $_[0], 1 ) = 1;
+    return $bits;
+}
+
+# where a forked child says at its end the most memory that it had
+my ( $peak_link, $peak_pid );
+
+END {
+    if ( $peak_link && $peak_pid == $$ ) {
+        # the exit code of the job
+        local $?;
+        my ($peak) = read_proc('/proc/self/status') =~ /^VmHWM:\s+(\d+)/m;
+        local $SIG{PIPE} = 'IGNORE';
+        syswrite $peak_link, $peak * 1024 if $peak;
+    }
 }
 
 sub fork_job {
@@ -501,6 +524,7 @@ sub fork_job {
 # The forked child: makes itself a process like a cold one, then waits for its `go`.
 sub be_child {
     my ( $frame, $given, $link ) = @_;
+    $SIG{TERM} = 'DEFAULT';
     POSIX::setsid();
     put_descriptors($given);
     opendir my $folder, '/proc/self/fd' or die "cannot list descriptors: $!\n";
@@ -511,7 +535,9 @@ sub be_child {
     # nothing: the shim has gone
     my $byte = '';
     POSIX::_exit(70) if !sysread( $link, $byte, 1 ) || $byte ne 'g';
-    close $link;
+    # no program that the job executes gets it
+    fcntl $link, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC();
+    ( $peak_link, $peak_pid ) = ( $link, $$ );
     return run_warm_job($frame);
 }
 

@@ -692,6 +692,8 @@ class Zygote:
         os.set_blocking(wakeup_write, False)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        # TERM reaches the whole tree of a job that is stopped; it is for the job's processes
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.poll.register(worker.socket, select.POLLIN)
         self.poll.register(self.wakeup, select.POLLIN)
 

@@ -303,11 +303,13 @@ module NaqShim
   class Zygote
     def initialize(worker)
       @worker = worker
-      # by process id: the job's number and the socket to the child, until that has been given its `go`
+      # by process id: the job's number and the socket to the child
       @children = {}
       @ready = {}
       @wakeup, @wakeup_write = IO.pipe
       trap("CHLD") { @wakeup_write.write_nonblock("c", exception: false) }
+      # TERM reaches the whole tree of a job that is stopped; it is for the job's processes
+      trap("TERM", "IGNORE")
     end
 
     def run
@@ -335,13 +337,12 @@ module NaqShim
       when "job" then fork_job(frame)
       when "go"
         _, child = @children.find { |_, (number, _)| number == frame["n"] }
-        if child && child[1]
+        if child
           begin
             child[1].write("g")
           rescue SystemCallError
             # the child was killed meanwhile
           end
-          forget_link(child)
         end
       when "ping" then @worker.send("t" => "pong", "rss" => NaqShim.rss)
       when "stop" then @is_stopping = true
@@ -369,22 +370,19 @@ module NaqShim
       @worker.send("t" => "started", "n" => number, "pid" => pid) if link.recv(1) == "r"
     end
 
-    def forget_link(child)
-      @ready.delete(child[1])
-      child[1].close
-      child[1] = nil
-    end
-
     def reap
       @children.keys.each do |pid|
         # of a process that has ended, before it is forgotten
-        times = NaqShim.times_of(pid)
+        usage = NaqShim.times_of(pid)
         _, status = Process.wait2(pid, Process::WNOHANG)
         next if status.nil?
 
         child = @children.delete(pid)
-        forget_link(child) if child[1]
-        @worker.send({ "t" => "ended", "n" => child[0], "status" => status.to_i }.merge(times))
+        peak = child[1].read_nonblock(32, exception: false)
+        usage["rss"] = peak.to_i if peak.is_a?(String) && peak.to_i.positive?
+        @ready.delete(child[1])
+        child[1].close
+        @worker.send({ "t" => "ended", "n" => child[0], "status" => status.to_i }.merge(usage))
       end
     end
   end
@@ -399,6 +397,13 @@ module NaqShim
 
   def rss
     Integer(File.read("/proc/self/statm").split[1]) * Etc.sysconf(Etc::SC_PAGESIZE)
+  rescue SystemCallError
+    0
+  end
+
+  # The most memory that this process has had, in bytes.
+  def peak_rss
+    File.read("/proc/self/status")[/^VmHWM:\s+(\d+)/, 1].to_i * 1024
   rescue SystemCallError
     0
   end
@@ -454,7 +459,10 @@ module NaqShim
     link.write("r")
     # nothing: the shim has gone
     exit!(70) unless link.read(1) == "g"
-    link.close
+    # no program that the job executes gets it
+    link.close_on_exec = true
+    pid = Process.pid
+    at_exit { link.write_nonblock(peak_rss.to_s, exception: false) if Process.pid == pid }
     run_warm_job(frame)
   end
 
