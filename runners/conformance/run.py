@@ -270,6 +270,8 @@ class Watch:
         """Waits until the descriptor of that name has something to read."""
         until = self.deadline if timeout is None else min(self.deadline, time.monotonic() + timeout)
         while True:
+            # also for what an earlier wait has read
+            self.send_signal()
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at:
                 os.killpg(self.group, signal.SIGKILL)
@@ -278,20 +280,26 @@ class Watch:
                 raise Failed(f"waited in vain for {what}; stdout {bytes(self.pipes.data['stdout'])[-300:]!r}, "
                              f"stderr {bytes(self.pipes.data['stderr'])[-1500:].decode(errors='replace')}")
             bound = until if self.kill_at is None else min(until, self.kill_at)
+            is_there = False
             for key, _ in self.selector.select(bound - now):
-                if key.data == what:
-                    return
+                is_there |= key.data == what
                 if key.data in self.pipes.reads and not self.pipes.read(key.data):
                     self.selector.unregister(key.fd)
-            send = self.job.send
-            if send and send["when"].encode() in self.pipes.data["stdout"]:
-                os.killpg(self.group, signal.Signals["SIG" + send["signal"]])
-                if self.shim is not None and send["signal"] == "TERM":
-                    # the worker sends it to the whole tree; a shim that forks ignores it
-                    os.kill(self.shim, signal.SIGTERM)
-                if "grace_ms" in send:
-                    self.kill_at = time.monotonic() + send["grace_ms"] / 1000
-                self.job.send = {}
+            if is_there:
+                return
+
+    def send_signal(self):
+        """Sends what the case sends, if its text is on stdout."""
+        send = self.job.send
+        if not send or send["when"].encode() not in self.pipes.data["stdout"]:
+            return
+        self.job.send = {}
+        os.killpg(self.group, signal.Signals["SIG" + send["signal"]])
+        if self.shim is not None and send["signal"] == "TERM":
+            # the worker sends it to the whole tree; a shim that forks ignores it
+            os.kill(self.shim, signal.SIGTERM)
+        if "grace_ms" in send:
+            self.kill_at = time.monotonic() + send["grace_ms"] / 1000
 
     def close(self):
         self.selector.close()
