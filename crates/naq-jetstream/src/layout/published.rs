@@ -21,7 +21,8 @@ fn consumer(stream: &str, name: String, filter_subjects: Vec<String>) -> Value {
         filter_subjects,
         ..pull_config(Duration::from_secs(30))
     };
-    json!({"stream_name": stream, "config": config.into_consumer_config()})
+    // without the action, the request would change a consumer that exists
+    json!({"stream_name": stream, "action": "create", "config": config.into_consumer_config()})
 }
 
 /// Everything that naq creates, for one queue.
