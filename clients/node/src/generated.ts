@@ -100,7 +100,7 @@ export type Envelope = {
    * Names of fields that a worker must know to run the job, the fields of `limits` as
    * `limits.<name>`. A worker that does not know one rejects the job.
    */
-  must_understand?: string[] | null;
+  must_understand?: Array<"version" | "job_id" | "command" | "script" | "args" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
   /**
    * Whether the job bears that two of its attempts overlap: during an outage of NATS its worker may
    * let it run past the end of its lease; false if absent.
@@ -442,7 +442,13 @@ export type ScheduleRecord = {
   /** The time of the latest tick. */
   end?: string | null;
   /** The envelope of each of its jobs, without an id. */
-  envelope: unknown;
+  envelope: {
+    enqueue_time?: null;
+    expires_at?: null;
+    job_id?: null;
+    schedule_id?: null;
+    scheduled_for?: null;
+  };
   /** The interval between two ticks. Either `cron` or `every` is set. */
   every?: number | string | null;
   /** The longest random delay of a tick; each tick gets its own delay. */

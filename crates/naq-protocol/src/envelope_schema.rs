@@ -4,15 +4,22 @@ use serde_json::Value;
 
 use crate::planned_fields::PLANNED_FIELDS;
 
-/// A duration or a size of 0, as a number or a text.
+/// A duration or a size of 0, as a number or a text. A duration is rounded to microseconds.
 pub(crate) fn nothing() -> Value {
-    serde_json::json!({"anyOf": [{"const": 0}, {"type": "string", "pattern": "^[^1-9]*$"}]})
+    serde_json::json!({"anyOf": [
+        {"type": "number", "exclusiveMaximum": 5e-7},
+        {"type": "string", "pattern": "^[^1-9]*$"}
+    ]})
+}
+
+/// A field that is set. `null` stands for an absent field.
+pub(crate) fn given(field: &str) -> Value {
+    serde_json::json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}})
 }
 
 /// The combinations of fields that [`Envelope::validate`](crate::Envelope::validate) requires.
 pub(crate) fn combinations(schema: &mut schemars::Schema) {
     use serde_json::json;
-    let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
     let [command, script, function] = ["command", "script", "function"].map(given);
     let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
     // What later versions will define is refused until then; `null` is absent.

@@ -15,13 +15,13 @@ use crate::text::excerpt;
 use crate::version::check_version;
 
 /// The most bytes that labels may have together: every record of the job repeats them.
-const LABELS_BYTES_MAX: usize = 16 << 10;
+pub(crate) const LABELS_BYTES_MAX: usize = 16 << 10;
 
 /// The longest concurrency key, in bytes.
-const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
+pub(crate) const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
 
 /// The most bytes that required labels may have together: every worker reads each set of them.
-const REQUIRES_BYTES_MAX: usize = 4 << 10;
+pub(crate) const REQUIRES_BYTES_MAX: usize = 4 << 10;
 
 const HAS_NUL: &str = "it has a NUL, which no process can receive";
 
@@ -30,6 +30,18 @@ const HAS_NUL: &str = "it has a NUL, which no process can receive";
 const UNSUPPORTED_FIELDS: [&str; 3] = ["function", "runner", "kwargs"];
 
 const NOT_SUPPORTED: &str = "this version of naq does not support it yet";
+
+/// The names that `must_understand` may list: the fields that this version supports, those of `limits` after a dot.
+pub(crate) fn names_to_understand() -> Vec<String> {
+    let fields = Envelope::field_names().iter();
+    let supported = fields.filter(|name| !UNSUPPORTED_FIELDS.contains(name));
+    let limits = ResourceLimits::field_names().iter();
+    let limits = limits.map(|limit| format!("limits.{limit}"));
+    supported
+        .map(|name| (*name).to_owned())
+        .chain(limits)
+        .collect()
+}
 
 fn invalid(path: impl Into<String>, message: &str) -> Result<(), EnvelopeError> {
     Err(EnvelopeError::new(RejectReason::Invalid, path, message))

@@ -342,7 +342,7 @@ pub struct TickEnvelope {
 pub const BACKFILL_LABEL: &str = "backfill";
 
 /// The fields that identify or time one job, so that an envelope of many jobs cannot have them.
-const PER_JOB_FIELDS: [&str; 5] = [
+pub(crate) const PER_JOB_FIELDS: [&str; 5] = [
     "job_id",
     "expires_at",
     "enqueue_time",

@@ -37,17 +37,19 @@ impl fmt::Display for Timestamp {
     }
 }
 
+fn not_a_time(text: &str) -> String {
+    format!(
+        "`{}` is not an RFC 3339 time such as 2026-12-24T18:00:00+01:00",
+        excerpt(text)
+    )
+}
+
 impl std::str::FromStr for Timestamp {
     type Err = String;
     fn from_str(text: &str) -> Result<Timestamp, String> {
         chrono::DateTime::parse_from_rfc3339(text)
             .map(|time| Timestamp(time.to_utc()))
-            .map_err(|_| {
-                format!(
-                    "`{}` is not an RFC 3339 time such as 2026-12-24T18:00:00+01:00",
-                    excerpt(text)
-                )
-            })
+            .map_err(|_| not_a_time(text))
     }
 }
 
@@ -60,6 +62,11 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        // The library also reads a space for the T, and other signs for the minus, which other readers do not.
+        let has_t = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
+        if !has_t || !text.is_ascii() {
+            return Err(serde::de::Error::custom(not_a_time(&text)));
+        }
         text.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -72,6 +79,11 @@ impl JsonSchema for Timestamp {
         "Timestamp".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "format": "date-time"})
+        // the pattern is for validators that do not check formats
+        schemars::json_schema!({
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"^[0-9]{4}(-[0-9]{2}){2}[Tt]([0-9]{2}:){2}[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+        })
     }
 }

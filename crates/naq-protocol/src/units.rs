@@ -18,6 +18,9 @@ pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// The largest size accepted anywhere: 1 EiB.
 pub const SIZE_BYTES_MAX: u64 = 1 << 60;
 
+/// A number in a text, as a regular expression for a schema.
+const NUMBER: &str = r"([0-9]+\.?[0-9]*|\.[0-9]+)";
+
 /// Units of a duration, in seconds.
 const DURATION_UNITS: [(&str, f64); 7] = [
     ("ms", 1e-3),
@@ -274,7 +277,7 @@ impl schemars::JsonSchema for WireDuration {
         schemars::json_schema!({
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": DURATION_MAX.as_secs()},
-                {"type": "string", "pattern": r"^\s*([0-9.]+|([0-9.]+\s*(ms|us|s|m|h|d|w)\s*)+)\s*$"}
+                {"type": "string", "pattern": format!(r"^\s*({NUMBER}|({NUMBER}\s*(ms|us|s|m|h|d|w)\s*)+)\s*$")}
             ]
         })
     }
@@ -351,7 +354,7 @@ impl schemars::JsonSchema for ByteSize {
         schemars::json_schema!({
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": SIZE_BYTES_MAX},
-                {"type": "string", "pattern": r"^\s*[0-9.]+\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$"}
+                {"type": "string", "pattern": format!(r"^\s*{NUMBER}\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$")}
             ]
         })
     }

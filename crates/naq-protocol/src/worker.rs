@@ -10,6 +10,9 @@ use crate::time::Timestamp;
 use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
 use crate::wire_name::{UnknownName, wire_name};
 
+/// Number of running jobs that a heartbeat names.
+pub const HEARTBEAT_JOBS_MAX: usize = 100;
+
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "snake_case")]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::coalescing::Coalescing;
 use super::context::WorkerContext;
-use super::heartbeat::{self, HEARTBEAT_JOBS_MAX, HeartbeatFacts};
+use super::heartbeat::{self, HeartbeatFacts};
 use super::lease::{MessageKey, MessageLease, RecordCheck};
 use super::options::{WorkerCommand, WorkerSummary};
 use super::pull_planner::PullPlanner;
@@ -22,7 +22,7 @@ use naq_jetstream::{
     ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
     PullEvent, PullKind, PullSubscription, ReceivedCommand, ReceivedLeaseQuery,
 };
-use naq_protocol::{JobId, QueueName, Timestamp};
+use naq_protocol::{HEARTBEAT_JOBS_MAX, JobId, QueueName, Timestamp};
 use naq_runner::StopReason;
 
 /// How long a worker that has stopped its jobs may take to record their outcomes. A server that is

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use super::context::WorkerContext;
 use super::options::WorkerCommand;
 use crate::clock::now;
-use naq_protocol::{Timestamp, WorkerInfo, WorkerState};
-
-/// Number of running jobs that a heartbeat names.
-pub(super) const HEARTBEAT_JOBS_MAX: usize = 100;
+use naq_protocol::{HEARTBEAT_JOBS_MAX, Timestamp, WorkerInfo, WorkerState};
 
 /// What the loop knows about the worker.
 pub(super) struct HeartbeatFacts {
