@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the cases of `runners/conformance/cases` against a runner, as a worker would. Python 3.11 and newer, Linux.
+"""Runs the cases of `runners/conformance/cases` against a runner, as a worker would. Python 3.11, or 3.10 with pip; Linux.
 
     python3 runners/conformance/run.py python            # every case, cold and in each warm mode of its manifest
     python3 runners/conformance/run.py python node --mode cold
@@ -25,7 +25,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
+
+try:
+    import tomllib
+except ImportError:  # before Python 3.11
+    from pip._vendor import tomli as tomllib
 
 RUNNERS = pathlib.Path(__file__).resolve().parent.parent
 CASES = pathlib.Path(__file__).resolve().parent / "cases"
