@@ -1,6 +1,7 @@
 //! Commands and their output, as Markdown shows them.
 
-/// A fenced block whose info string is `console run` or `console run background`.
+/// A fenced block whose info string is `console run` or `console run background`. One that cannot run here is
+/// `console shown`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Block {
     /// The line of its first command, for reports.
@@ -32,7 +33,7 @@ pub(super) fn read(markdown: &str) -> Vec<Block> {
             }
             fenced = true;
             let words: Vec<&str> = info.split_whitespace().collect();
-            if words.first() == Some(&"console") {
+            if words.first() == Some(&"console") && words[1..] != ["shown"] {
                 let background = match words[1..] {
                     ["run"] => false,
                     ["run", "background"] => true,

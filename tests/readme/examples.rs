@@ -19,6 +19,9 @@ const ENDLESS_OPTIONS: &[&str] = &["--follow --state", "--follow --action", "--w
 /// How long an endless example has to run to count.
 const ENDLESS_RUN: Duration = Duration::from_millis(800);
 
+/// The names of the Python library's verbs, which work and are not listed.
+const HIDDEN: [&str; 3] = ["list-scheduled", "list-workers", "job-control"];
+
 /// Measurements take minutes; `naq bench` is run by hand.
 const MEASURES: &str = "bench";
 
@@ -48,7 +51,7 @@ fn examples(help: &str) -> Vec<String> {
 }
 
 /// The verbs that a help text lists.
-fn verbs(help: &str) -> Vec<String> {
+pub(super) fn verbs(help: &str) -> Vec<String> {
     help.lines()
         .skip_while(|line| *line != "Commands:")
         .skip(1)
@@ -70,8 +73,7 @@ fn all_examples(naq: &Naq) -> BTreeMap<String, Vec<String>> {
         let words = path.split(' ').filter(|word| !word.is_empty());
         naq.cli(words.chain(["--help"])).run().succeeds().stdout
     };
-    let hidden = ["list-scheduled", "list-workers", "job-control"];
-    let mut paths: Vec<String> = hidden.map(str::to_owned).to_vec();
+    let mut paths: Vec<String> = HIDDEN.map(str::to_owned).to_vec();
     paths.extend(verbs(&help("")));
     while let Some(path) = paths.pop() {
         let text = help(&path);

@@ -1,9 +1,11 @@
-//! The commands that README.md, docs/troubleshooting.md and docs/hardening.md show do what they show.
+//! The commands that README.md and the pages of docs/ show do what they show, and their links lead somewhere.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod blocks;
 mod examples;
+mod links;
+mod verbs;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -20,8 +22,35 @@ use blocks::{Block, read, settled};
 /// Between the outputs of two commands of a block, with the first one's exit code.
 const MARK: char = '\u{1e}';
 
+/// Short pages whose commands run one after another, with at least so many commands.
+const GUIDES: &[(&str, usize)] = &[
+    ("docs/retries.md", 5),
+    ("docs/flows.md", 4),
+    ("docs/limits.md", 6),
+    ("docs/secrets.md", 2),
+    ("docs/events.md", 4),
+    ("docs/failed-jobs.md", 5),
+    ("docs/repeatable-jobs.md", 2),
+    ("docs/testing-jobs.md", 3),
+    ("docs/schedules.md", 2),
+];
+
+/// The other pages with commands, each with a test of its own.
+const OTHER_PAGES: &[&str] = &[
+    "docs/first-job.md",
+    "docs/hardening.md",
+    "docs/http.md",
+    "docs/troubleshooting.md",
+];
+
+/// A page, by its path from the root.
+fn text_of(page: &Path) -> String {
+    let path = Path::new(crate::ROOT).join(page);
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", page.display()))
+}
+
 fn page() -> String {
-    std::fs::read_to_string(Path::new(crate::ROOT).join("README.md")).unwrap()
+    text_of(Path::new("README.md"))
 }
 
 /// A home of its own: its data, its settings, no server but its own.
@@ -159,8 +188,7 @@ impl Drop for Place {
 /// Runs the commands of a page, which are at least so many: with fewer the page has lost something, or
 /// the reader its eyes.
 fn check_commands(page: &'static str, commands_min: usize) {
-    let text = std::fs::read_to_string(Path::new(crate::ROOT).join(page)).unwrap();
-    check_commands_of(page, &text, commands_min, &[]);
+    check_commands_of(page, &text_of(Path::new(page)), commands_min, &[]);
 }
 
 fn check_commands_of(
@@ -196,7 +224,38 @@ fn check_commands_of(
 
 #[test]
 fn the_commands_of_the_readme_do_what_it_shows() {
-    check_commands("README.md", 30);
+    check_commands("README.md", 5);
+}
+
+#[test]
+fn the_commands_of_the_first_job_do_what_the_page_shows() {
+    check_commands("docs/first-job.md", 28);
+}
+
+#[test]
+fn the_commands_of_the_guides_do_what_they_show() {
+    for (page, commands_min) in GUIDES {
+        check_commands(page, *commands_min);
+    }
+}
+
+#[test]
+fn every_page_with_commands_is_run() {
+    let folder = std::fs::read_dir(Path::new(crate::ROOT).join("docs")).unwrap();
+    for file in folder {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".md") {
+            continue;
+        }
+        let page = format!("docs/{name}");
+        let is_run =
+            OTHER_PAGES.contains(&page.as_str()) || GUIDES.iter().any(|(guide, _)| *guide == page);
+        assert_eq!(
+            !read(&text_of(Path::new(&page))).is_empty(),
+            is_run,
+            "{page}"
+        );
+    }
 }
 
 #[test]
@@ -243,7 +302,7 @@ fn the_readme_begins_with_two_commands() {
     assert!(page.contains("```sh\ncargo test\n```"));
     for number in 0..=7 {
         assert!(
-            page.contains(&format!("\n| {number} | ")),
+            text_of(Path::new("docs/cli.md")).contains(&format!("\n| {number} | ")),
             "exit code {number}"
         );
     }
@@ -251,9 +310,9 @@ fn the_readme_begins_with_two_commands() {
 
 /// The page's one line for a crontab, as a user with a crontab types it.
 #[test]
-fn the_crontab_line_of_the_readme_imports_a_crontab() {
+fn the_crontab_line_of_the_first_job_imports_a_crontab() {
     const LINE: &str = "crontab -l | naq schedule apply -";
-    assert!(page().contains(&format!("`{LINE}`")));
+    assert!(text_of(Path::new("docs/first-job.md")).contains(&format!("`{LINE}`")));
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let crontab = naq.file(
@@ -281,23 +340,42 @@ fn the_crontab_line_of_the_readme_imports_a_crontab() {
     );
 }
 
-/// Every variable that the page names is one that naq reads or a job is given.
+/// Every variable that these pages name is one that naq reads or a job is given.
 #[test]
 fn the_readme_names_variables_that_there_are() {
-    const OF_A_JOB: &[&str] = &["NAQ_JOB_ID", "NAQ_ATTEMPT", "NAQ_FENCE"];
-    let page = page();
+    const OF_A_JOB: &[&str] = &[
+        "NAQ_ATTEMPT",
+        "NAQ_CHECKPOINT",
+        "NAQ_CHECKPOINT_FILE",
+        "NAQ_FENCE",
+        "NAQ_JOB_ID",
+        "NAQ_QUEUE",
+    ];
+    let guides = GUIDES.iter().map(|(page, _)| *page);
+    let pages = [
+        "README.md",
+        "docs/first-job.md",
+        "docs/install.md",
+        "docs/operate.md",
+    ];
+    let texts: Vec<String> = pages
+        .into_iter()
+        .chain(guides.filter(|page| *page != "docs/schedules.md"))
+        .map(|page| text_of(Path::new(page)))
+        .collect();
+    let page = texts.concat();
     let named: std::collections::BTreeSet<&str> = page
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| word.starts_with("NAQ_") && word.len() > "NAQ_".len())
         .collect();
-    assert!(named.len() > 15, "{named:?}");
+    assert!(named.len() > 8, "{named:?}");
     for name in named {
         assert!(
             OF_A_JOB.contains(&name)
                 || naq_client::config::SETTINGS
                     .iter()
                     .any(|setting| setting.variable == name),
-            "README.md names {name}"
+            "a page names {name}"
         );
     }
 }

@@ -1,0 +1,67 @@
+//! `docs/verbs.md`: the short help of every verb, as the program prints it.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::examples::verbs;
+use crate::harness::nats::naq;
+
+const PAGE: &str = "docs/verbs.md";
+
+const HEAD: &str = "# Verbs
+
+<!-- Written from the help of the program by `NAQ_TEST_UPDATE=1 cargo test verbs_page`. Edit the help, not this file. -->
+
+What `naq VERB -h` prints. `naq VERB --help` adds examples, and the options of the connection and the log, which every verb
+has; they are [settings](settings.md). What each verb prints with `--json` is in [Command line](cli.md).
+";
+
+/// The short help of a verb, or of naq.
+fn help(verb: &str) -> String {
+    let words = verb.split(' ').filter(|word| !word.is_empty());
+    let output = assert_cmd::Command::new(naq())
+        .args(words.chain(["-h"]))
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn verbs_page_is_what_the_program_prints() {
+    let mut sections = BTreeMap::new();
+    let mut open = verbs(&help(""));
+    while let Some(verb) = open.pop() {
+        let help = help(&verb);
+        let inner = verbs(&help);
+        open.extend(inner.iter().map(|word| format!("{verb} {word}")));
+        if inner.is_empty() {
+            let (help, _) = help
+                .split_once("\nConnection and log options")
+                .unwrap_or((&help, ""));
+            let text = format!("\n## naq {verb}\n\n```text\n{}\n```\n", help.trim_end());
+            sections.insert(verb, text);
+        }
+    }
+    let expected: String = [HEAD.to_owned()]
+        .into_iter()
+        .chain(sections.into_values())
+        .collect();
+    let path = Path::new(crate::ROOT).join(PAGE);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a developer asks the test to write the page by this variable"
+    )]
+    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
+    if update {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{PAGE} has drifted; run NAQ_TEST_UPDATE=1 cargo test verbs_page"
+    );
+}
