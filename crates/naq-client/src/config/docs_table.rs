@@ -17,12 +17,13 @@ const INTRODUCTION: &str = "# Settings\n\n\
      ```\n\n\
      A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
      naq reads the file that `--config` or `NAQ_CONFIG` names. Without one it reads \
-     `~/.config/naq/naq.toml` and then `./naq.toml`, which overrides it. An empty variable counts as \
-     unset. `naq config` lists every setting with its value and where the value comes from. `NAQ_TZDIR` \
+     `/etc/naq/naq.toml`, `~/.config/naq/naq.toml` and `./naq.toml`, as far as they exist; a later one \
+     overrides the earlier ones. An empty variable counts as unset. `naq config` lists every setting with its value and where the value comes from. `NAQ_TZDIR` \
      is no setting: it names the folder of [time zones](schedules.md#time-zones).\n\n\
      ## Which files naq obeys\n\n\
      A settings file or a context must be a regular file of at most 1 MiB that belongs to you or to root, \
-     and that nobody else can write to. naq refuses any other.\n\n\
+     and that nobody else can write to. naq refuses any other. It ignores `/etc/naq/naq.toml`, with a warning, \
+     if you may not read it.\n\n\
      A `./naq.toml` may have come with what you cloned or unpacked there, and could name a program \
      to run or a server that gets your jobs. It may set the settings marked ² at once. If it has any \
      other, naq refuses it until you run `naq config trust`, and again once the file has changed. \

@@ -181,6 +181,11 @@ pub enum Warning {
         /// Where the address comes from.
         address: Source,
     },
+    /// The machine's settings file exists, and this user may not read it.
+    SystemFileDenied {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that contains a secret is readable by other users.
     ReadableByOthers {
         /// The file.
@@ -240,6 +245,13 @@ impl fmt::Display for Warning {
                 out,
                 "{name} ({place}) is not sent, because another place sets the address (nats_url, {address}); set both in one place"
             ),
+            Warning::SystemFileDenied { path } => {
+                let path = path.display();
+                write!(
+                    out,
+                    "{path} is ignored: you may not read it; ask for permission, or name your own file with --config"
+                )
+            }
             Warning::ReadableByOthers { path, name } => {
                 let path = path.display();
                 write!(

@@ -18,6 +18,8 @@ use naq_protocol::closest_match;
 pub(super) enum FileOrigin {
     /// By `--config` or `NAQ_CONFIG`.
     Named,
+    /// It is the machine's file.
+    System,
     /// It is the user's file.
     User,
     /// It lies in the current folder.

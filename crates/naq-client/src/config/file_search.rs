@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::file::{self, File, FileOrigin};
 use super::file_read::{self, FileText, Unreadable};
 use super::process_env::ProcessEnv;
@@ -14,8 +14,12 @@ use super::trust::{self, Trust};
 pub(super) const FILE_NAME: &str = "naq.toml";
 
 /// Reads the files, the lower layer first. A file that is named must exist and is the only one.
-/// Otherwise these are the user's file and `./naq.toml`, which overrides it, as far as they exist.
-pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<Vec<File>, ConfigError> {
+/// Otherwise these are the machine's file, the user's and `./naq.toml`, as far as they exist. Adds to the warnings.
+pub(super) fn read(
+    env: &ProcessEnv,
+    flag: Option<&Path>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<File>, ConfigError> {
     let by_variable = env
         .variable(CONFIG_FILE_VARIABLE)
         .map(|text| env.expand(text));
@@ -31,6 +35,11 @@ pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<Vec<File>, C
         return Ok(vec![file::parse(&path, FileOrigin::Named, &found, env)?]);
     }
     let mut files = Vec::new();
+    if let Some(path) = system_file(env)
+        && let Some(found) = read_system_file(&path, env, warnings)?
+    {
+        files.push(file::parse(&path, FileOrigin::System, &found, env)?);
+    }
     if let Some(path) = users_file(env)
         && let Some(found) = read_if_present(&path, env)?
     {
@@ -44,10 +53,11 @@ pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<Vec<File>, C
 }
 
 /// The file in the current folder, parsed, with its text. `None` if there is none, or if it is the
-/// user's file.
+/// user's file or the machine's.
 pub(super) fn read_current_dir(env: &ProcessEnv) -> Result<Option<(File, String)>, ConfigError> {
     let path = env.current_dir.join(FILE_NAME);
-    if users_file(env).is_some_and(|users| is_same_folder(&users, &path)) {
+    let mut others = [system_file(env), users_file(env)].into_iter().flatten();
+    if others.any(|other| is_same_folder(&other, &path)) {
         return Ok(None);
     }
     let Some(found) = read_if_present(&path, env)? else {
@@ -55,6 +65,28 @@ pub(super) fn read_current_dir(env: &ProcessEnv) -> Result<Option<(File, String)
     };
     let file = file::parse(&path, FileOrigin::CurrentDir, &found, env)?;
     Ok(Some((file, found.text)))
+}
+
+fn system_file(env: &ProcessEnv) -> Option<PathBuf> {
+    Some(env.system_dir.as_ref()?.join(FILE_NAME))
+}
+
+/// The machine's file. One that this user may not read is left out with a warning: an administrator may keep it for
+/// the services.
+fn read_system_file(
+    path: &Path,
+    env: &ProcessEnv,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<FileText>, ConfigError> {
+    match read_if_present(path, env) {
+        Err(ConfigError::Read { path, source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            warnings.push(Warning::SystemFileDenied { path });
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 fn users_file(env: &ProcessEnv) -> Option<PathBuf> {

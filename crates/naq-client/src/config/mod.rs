@@ -39,6 +39,7 @@ pub(crate) fn check_text(text: &str) -> Result<(), ConfigError> {
     let env = ProcessEnv {
         environment: std::collections::BTreeMap::new(),
         current_dir: "/".into(),
+        system_dir: None,
         home: None,
         uid: 0,
         processors: 1,

@@ -31,6 +31,8 @@ pub struct ProcessEnv {
     pub environment: BTreeMap<String, String>,
     /// Where `./naq.toml` is searched.
     pub current_dir: PathBuf,
+    /// The folder of the machine's `naq.toml`. `None` on systems that have none.
+    pub system_dir: Option<PathBuf>,
     /// The user's home folder: HOME, else the entry of the user database. HOME counts only if it belongs
     /// to this user or to root.
     pub home: Option<PathBuf>,
@@ -81,6 +83,7 @@ impl ProcessEnv {
         ProcessEnv {
             environment,
             current_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            system_dir: cfg!(unix).then(|| PathBuf::from("/etc/naq")),
             home,
             uid,
             processors: std::thread::available_parallelism().map_or(1, usize::from),

