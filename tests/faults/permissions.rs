@@ -38,6 +38,13 @@ fn a_denied_request_fails_at_once_with_its_subject() {
     };
     let enqueue = ["enqueue", "--id", "first", "--", "true"];
     as_user("admin", &enqueue).run().succeeds();
+    // the first worker creates the consumer that this producer may not create
+    as_user(
+        "no_consumer",
+        &["enqueue", "--queue", "first", "--", "true"],
+    )
+    .run()
+    .succeeds();
     let publish = |subject: &str| format!("permission to publish to `{subject}");
     let subscribe = |subject: &str| format!("permission to subscribe to `{subject}");
     for (user, verb, denied) in [

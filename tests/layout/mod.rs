@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod made_by_others;
+mod queue_consumer;
 mod removed;
 mod replicas;
 

@@ -14,7 +14,7 @@ import {
 } from "./connection.js";
 import { ConnectionError, JobConflictError, JobNotFoundError, NaqError, WaitTimeoutError } from "./errors.js";
 import type { Envelope, JobRecord, ScheduleRecord, State, WorkerInfo } from "./generated.js";
-import { queueStream, resultsBucket, schedulesBucket } from "./layout.js";
+import { queueStream, resultsBucket, schedulesBucket, workerConsumer } from "./layout.js";
 import { type Fetched, isEnded } from "./outcome.js";
 import type { Settings } from "./settings.js";
 import { milliseconds } from "./values.js";
@@ -118,6 +118,8 @@ export class NatsBackend implements Backend {
     // ids may be made of the sequence, and must not repeat those of earlier jobs
     if (typeof value === "number") layout["first_seq"] = value;
     await this.#connection.createStream(layout);
+    // `naq run` creates a consumer for each job of its queue
+    if (queue !== "run") await this.#connection.createConsumer(layout.name, workerConsumer(this.#prefix, queue));
   }
 
   async #due(request: Request): Promise<Date | undefined> {

@@ -210,6 +210,15 @@ export class Connection {
     }
   }
 
+  /** Creates a durable consumer, unless it exists or this user may not: the first worker creates it then. */
+  async createConsumer(stream: string, config: Layout): Promise<void> {
+    try {
+      await this.api(`CONSUMER.CREATE.${stream}.${config.name}`, { stream_name: stream, config, action: "create" });
+    } catch (error) {
+      if (!(error instanceof NaqError)) throw error;
+    }
+  }
+
   /** The bytes of an object of an object store. */
   async object(bucket: string, name: string): Promise<Uint8Array> {
     const encoded = Buffer.from(name).toString("base64url");

@@ -25,6 +25,22 @@ export function queueStream(prefix: string, queue: string): Layout {
   };
 }
 
+/** The consumer that all workers of a queue share. */
+export function workerConsumer(prefix: string, queue: string): Layout {
+  return {
+    name: `${prefix}-worker`,
+    durable_name: `${prefix}-worker`,
+    filter_subjects: [`${prefix}.queue.${queue}`, `${prefix}.queue.${queue}.*`],
+    ack_policy: "explicit",
+    ack_wait: 30 * NS_PER_SECOND,
+    deliver_policy: "all",
+    replay_policy: "instant",
+    max_deliver: -1,
+    max_waiting: 65_536,
+    max_ack_pending: -1,
+  };
+}
+
 /** The bucket of the schedules. */
 export function schedulesBucket(prefix: string): Layout {
   return bucket(`${prefix}_scheduled_jobs`, "every schedule", `${prefix}.schedule.>`);

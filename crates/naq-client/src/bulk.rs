@@ -164,7 +164,7 @@ impl BulkEnqueue {
         }
         for job in missed {
             if made.insert(job.queue.clone())
-                && let Err(error) = self.broker.ensure_queue(&job.queue).await
+                && let Err(error) = self.broker.ensure_queue_and_consumer(&job.queue).await
             {
                 made.remove(&job.queue);
                 self.failed.push_back((job.job_id, error));

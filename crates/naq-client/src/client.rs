@@ -269,6 +269,23 @@ impl Client {
         Ok(self.broker.list_workers().await?)
     }
 
+    /// Returns whether the heartbeat of a worker is stored. One that is not written again in time is removed by the
+    /// server.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn worker_heartbeat_exists(&self, worker_id: &str) -> Result<bool, ClientError> {
+        Ok(self.broker.worker_heartbeat_exists(worker_id).await?)
+    }
+
+    /// Returns whether the heartbeat of a scheduler is stored, by the id of its process.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn scheduler_heartbeat_exists(&self, process: &JobId) -> Result<bool, ClientError> {
+        Ok(self.broker.scheduler_heartbeat_exists(process).await?)
+    }
+
     /// Returns the scheduler that leads. `None` means that no scheduler runs, or that the last leader
     /// died and its lease has expired.
     ///

@@ -144,7 +144,7 @@ pub use naq_jetstream::{
     NewJob, NoJetStream, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
     RecordBucketState, RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
     ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
-    SettingDifference, StorageUsage, UserKey, UsersConfig, needed_role,
+    SINGLE_JOB_QUEUE, SettingDifference, StorageUsage, UserKey, UsersConfig, needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{

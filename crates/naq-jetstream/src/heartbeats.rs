@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::publish::PendingWrite;
+use crate::stream::stream_api::MessageSelector;
 
 /// How long the marker of a removed heartbeat stays, so that watches see the removal.
 pub(crate) const REMOVED_MARKER_TTL: Duration = Duration::from_secs(600);
@@ -54,6 +55,19 @@ impl Broker {
             .confirmed()
             .await
             .map(|_| ())
+    }
+
+    /// Whether a heartbeat is stored. The marker of one that was removed has no payload.
+    pub(crate) async fn heartbeat_exists(
+        &self,
+        bucket: &str,
+        subject: &str,
+    ) -> Result<bool, BrokerError> {
+        let stream = Names::bucket_stream(bucket);
+        let found = self
+            .read_message(&stream, MessageSelector::LastBySubject(subject))
+            .await?;
+        Ok(found.is_some_and(|found| !found.payload().is_empty()))
     }
 
     /// Reads the heartbeats of a bucket that have not expired. One that cannot be parsed is left out.

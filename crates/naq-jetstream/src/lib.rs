@@ -71,7 +71,7 @@ pub use layout::server_check::CheckedLayout;
 pub use layout::setting::{Remedy, SettingDifference};
 pub use leases::{LeaseQuery, LeaseQuerySubscription, LeaseState, ReceivedLeaseQuery};
 pub use logs::{LogChunk, LogStream, OutputStream};
-pub use names::Names;
+pub use names::{Names, SINGLE_JOB_QUEUE};
 pub use permissions::forbidden::forbidden_operations;
 pub use permissions::needed_role::{NeededRole, needed_role};
 pub use permissions::operation::{Operation, Permissions};

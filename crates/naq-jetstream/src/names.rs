@@ -10,6 +10,9 @@ pub struct Names {
     prefix: String,
 }
 
+/// The queue of jobs that run where they were enqueued (`naq run`). Each has a consumer of its own.
+pub const SINGLE_JOB_QUEUE: &str = "run";
+
 impl Names {
     /// The names under a prefix; the default prefix is `naq`.
     ///

@@ -44,6 +44,16 @@ impl Broker {
         }
     }
 
+    /// Whether the heartbeat of a worker is stored and has not expired.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer or denies the read.
+    pub async fn worker_heartbeat_exists(&self, worker_id: &str) -> Result<bool, BrokerError> {
+        let bucket = self.names.workers_bucket();
+        self.heartbeat_exists(&bucket, &self.names.worker(worker_id))
+            .await
+    }
+
     /// Removes the heartbeat of a worker that shuts down.
     ///
     /// # Errors

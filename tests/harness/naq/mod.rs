@@ -188,6 +188,15 @@ impl Naq {
             .unwrap();
     }
 
+    /// Whether a queue has a consumer of this name.
+    pub(crate) fn has_consumer(&self, queue: &str, name: &str) -> bool {
+        self.block_on(async {
+            let jetstream = async_nats::jetstream::new(self.nats.clone());
+            let stream = jetstream.get_stream(format!("naq_queue_{queue}")).await;
+            stream.unwrap().consumer_info(name).await.is_ok()
+        })
+    }
+
     /// An authenticated connection that sends bytes of the NATS protocol.
     pub(crate) fn raw(&self) -> RawNats {
         RawNats::connect(self.port, &self.token)

@@ -36,6 +36,8 @@ log = logging.getLogger("naq")
 
 # after this time a wait says what it waits for
 REMARK_AFTER = 2.0
+# each job of `naq run` has a consumer of its own
+_RUN_QUEUE = "run"
 _PAUSED_UNTIL = "2262-01-01T00:00:00.000Z"
 
 
@@ -123,6 +125,8 @@ class NatsBackend:
             # ids may be made of the sequence, and must not repeat those of earlier jobs
             config["first_seq"] = removed
         await self._connection.create_stream(config)
+        if queue != _RUN_QUEUE:
+            await self._connection.create_consumer(config["name"], _layout.worker_consumer(self.prefix, queue))
 
     async def _due(self, request: Request) -> dt.datetime | None:
         now = await self.now() if request.at or request.delay else None

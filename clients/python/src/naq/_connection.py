@@ -186,6 +186,14 @@ class Connection:
                 if wanted or replicas == 1 or error.code not in _NO_REPLICAS:
                     raise
 
+    async def create_consumer(self, stream: str, config: dict[str, Any]) -> None:
+        """Creates a durable consumer, unless it exists or this user may not: the first worker creates it then."""
+        request = {"stream_name": stream, "config": config, "action": "create"}
+        try:
+            await self.api(f"CONSUMER.CREATE.{stream}.{config['name']}", request)
+        except NaqError:
+            return
+
     async def _connect(self) -> Client:
         settings = self.settings
         for server in settings.servers:

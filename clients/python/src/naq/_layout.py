@@ -38,6 +38,23 @@ def queue(prefix: str, name: str) -> dict[str, Any]:
     }
 
 
+def worker_consumer(prefix: str, name: str) -> dict[str, Any]:
+    """The consumer that all workers of a queue share."""
+    durable = f"{prefix}-worker"
+    return {
+        "name": durable,
+        "durable_name": durable,
+        "filter_subjects": [f"{prefix}.queue.{name}", f"{prefix}.queue.{name}.*"],
+        "ack_policy": "explicit",
+        "ack_wait": 30 * 1_000_000_000,
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        "max_waiting": 65_536,
+        "max_ack_pending": -1,
+    }
+
+
 def schedules(prefix: str) -> dict[str, Any]:
     """The bucket of the schedules."""
     bucket = f"{prefix}_scheduled_jobs"

@@ -123,7 +123,7 @@ impl Broker {
         error: BrokerError,
     ) -> Result<EnqueueAck, BrokerError> {
         match error {
-            BrokerError::QueueNotFound(_) => self.ensure_queue(&job.queue).await?,
+            BrokerError::QueueNotFound(_) => self.ensure_queue_and_consumer(&job.queue).await?,
             BrokerError::Conflict => return self.existing_message(&job).await,
             _ => {}
         }
@@ -139,7 +139,7 @@ impl Broker {
             match self.confirm_job(&job.queue, pending).await {
                 Err(BrokerError::Conflict) => return self.existing_message(&job).await,
                 Err(BrokerError::QueueNotFound(_)) if attempts_left > 0 => {
-                    self.ensure_queue(&job.queue).await?;
+                    self.ensure_queue_and_consumer(&job.queue).await?;
                 }
                 Err(BrokerError::Timeout(_)) if attempts_left > 0 => {}
                 done => return done,

@@ -5,6 +5,7 @@ pub(crate) mod memory;
 pub(crate) mod missing;
 #[cfg(test)]
 mod published;
+pub(crate) mod queue_consumer;
 pub(crate) mod server_check;
 pub(crate) mod setting;
 pub(crate) mod streams;

@@ -170,16 +170,29 @@ impl Broker {
         }
     }
 
-    /// Creates a queue with the settings of this connection, if it does not exist.
+    /// Creates a queue with the settings of this connection, if it does not exist. A worker creates its consumer
+    /// afterwards; another process calls [`Broker::ensure_queue_and_consumer`].
     ///
     /// # Errors
     /// As [`Broker::add_queue`].
     pub async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
-        self.add_queue(queue, &QueueSettings::default()).await
+        self.ensure_queue_stream(queue, self.options.replicas).await
     }
 
-    /// Creates a queue with these settings. An existing queue keeps its settings, except for
-    /// `max_running` if it is given and for what naq cannot do without.
+    async fn ensure_queue_stream(
+        &self,
+        queue: &QueueName,
+        replicas: Option<usize>,
+    ) -> Result<(), BrokerError> {
+        let mut spec = StreamSpec::queue(&self.names, queue);
+        if let Some(first) = self.first_sequence(queue).await? {
+            spec.set_initial("first_seq", first);
+        }
+        self.create_or_adapt(&spec, replicas).await.map(|_| ())
+    }
+
+    /// Creates a queue with these settings, and the consumer of its workers. An existing queue keeps its settings,
+    /// except for `max_running` if it is given and for what naq cannot do without.
     ///
     /// # Errors
     /// Returns [`BrokerError::Unsuitable`] if the queue's stream exists and naq cannot use it, and
@@ -189,12 +202,9 @@ impl Broker {
         queue: &QueueName,
         settings: &QueueSettings,
     ) -> Result<(), BrokerError> {
-        let mut spec = StreamSpec::queue(&self.names, queue);
-        if let Some(first) = self.first_sequence(queue).await? {
-            spec.set_initial("first_seq", first);
-        }
         let replicas = settings.replicas.or(self.options.replicas);
-        self.create_or_adapt(&spec, replicas).await?;
+        self.ensure_queue_stream(queue, replicas).await?;
+        self.create_first_consumer(queue, settings.ack_wait).await;
         if settings.max_running.is_some() {
             self.set_max_running(queue, settings.max_running, settings.ack_wait)
                 .await?;
@@ -218,12 +228,7 @@ impl Broker {
         const DOING: &str = "creating the queue's consumer";
         let name = self.names.worker_consumer();
         let stream = self.names.queue_stream(queue);
-        let config = pull::Config {
-            durable_name: Some(name.clone()),
-            filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
-            max_ack_pending: -1,
-            ..pull_config(ack_wait)
-        };
+        let config = self.worker_consumer_config(queue, ack_wait);
         let existed = self.has_consumer(queue, &name).await?;
         let ack_wait = match self.create_consumer(DOING, &stream, config).await? {
             Ok(_) => ack_wait,
@@ -249,6 +254,20 @@ impl Broker {
         };
         self.recreate_if_stale(queue, &name, existed).await?;
         Ok(ack_wait)
+    }
+
+    /// The settings of the consumer that all workers of a queue share.
+    pub(super) fn worker_consumer_config(
+        &self,
+        queue: &QueueName,
+        ack_wait: Duration,
+    ) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.names.worker_consumer()),
+            filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
+            max_ack_pending: -1,
+            ..pull_config(ack_wait)
+        }
     }
 
     /// Creates a durable consumer. If the server cannot read the state that it has stored of an earlier consumer

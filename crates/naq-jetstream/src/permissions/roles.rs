@@ -351,6 +351,11 @@ impl Subjects<'_> {
                     names.all_schedulers(),
                     self.api(&format!("STREAM.MSG.GET.{lease}")),
                     self.api(&format!("STREAM.PURGE.{lease}")),
+                    // by which `naq health` finds its heartbeat
+                    self.api(&format!(
+                        "STREAM.MSG.GET.{}",
+                        Self::bucket(names.schedulers_bucket())
+                    )),
                     self.api(&format!(
                         "STREAM.PURGE.{}",
                         Self::bucket(names.schedulers_bucket())

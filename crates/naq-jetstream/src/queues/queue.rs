@@ -26,7 +26,7 @@ pub struct QueueSettings {
     /// limit other than the workers' slots.
     pub max_running: Option<NonZeroU32>,
     /// How long the server waits for an acknowledgement or extension before it redelivers a job. It
-    /// applies only if `max_running` is set and no worker has served the queue yet.
+    /// applies until a worker has served the queue.
     pub ack_wait: Duration,
 }
 
@@ -306,6 +306,19 @@ impl Broker {
         count: i64,
     ) -> Result<(), BrokerError> {
         const DOING: &str = "setting how many jobs of a queue may run";
+        self.set_in_consumer(queue, consumer, "max_ack_pending", count.into(), DOING)
+            .await
+    }
+
+    /// Changes one setting of a consumer, and nothing else.
+    pub(crate) async fn set_in_consumer(
+        &self,
+        queue: &QueueName,
+        consumer: &str,
+        setting: &str,
+        value: serde_json::Value,
+        doing: &'static str,
+    ) -> Result<(), BrokerError> {
         // Not parsed into a type of the client library: settings that it does not know, of a later
         // server or naq, would be reset by the update.
         #[derive(Deserialize)]
@@ -315,14 +328,14 @@ impl Broker {
         let stream = self.names.queue_stream(queue);
         let info = format!("CONSUMER.INFO.{stream}.{consumer}");
         let mut config = self
-            .api_request::<Consumer>(info, &serde_json::json!({}), DOING)
+            .api_request::<Consumer>(info, &serde_json::json!({}), doing)
             .await?
-            .map_err(|error| BrokerError::from_api(&error, DOING))?
+            .map_err(|error| BrokerError::from_api(&error, doing))?
             .config;
-        config.insert("max_ack_pending".to_owned(), count.into());
-        self.write_consumer(queue, consumer, "update", &config, DOING)
+        config.insert(setting.to_owned(), value);
+        self.write_consumer(queue, consumer, "update", &config, doing)
             .await?
-            .map_err(|error| BrokerError::from_api(&error, DOING))
+            .map_err(|error| BrokerError::from_api(&error, doing))
     }
 
     /// Creates (`create`) or changes (`update`) a consumer. Returns the server's error if it refuses.

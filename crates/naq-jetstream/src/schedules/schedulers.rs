@@ -33,6 +33,16 @@ impl Broker {
         }
     }
 
+    /// Whether the heartbeat of a scheduler is stored and has not expired.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer or denies the read.
+    pub async fn scheduler_heartbeat_exists(&self, process: &JobId) -> Result<bool, BrokerError> {
+        let bucket = self.names.schedulers_bucket();
+        self.heartbeat_exists(&bucket, &self.names.scheduler(process))
+            .await
+    }
+
     /// Removes the heartbeat of a scheduler that shuts down.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::times::TimeReader;
 use super::waiting::{SILENCE_MAX, explain, stopped_waiting};
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
-use naq_client::Client;
+use naq_client::{Client, SINGLE_JOB_QUEUE};
 use naq_core::has_required_labels;
 use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Record};
 use naq_runner::StreamKind;
@@ -29,10 +29,6 @@ pub(super) struct Args {
     #[command(flatten)]
     job: JobOptions,
 }
-
-/// The queue of jobs that run where they were enqueued. Each `naq run` takes its own job from
-/// it and no other.
-const QUEUE: &str = "run";
 
 /// No nats-server accepts a longer message, in bytes.
 const STDIN_BYTES_MAX: u64 = 64 << 20;
@@ -47,7 +43,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if !args.job.takes_stdin() {
         pass_stdin(&mut envelope).await?;
     }
-    let queue = QueueName::new(QUEUE)?;
+    let queue = QueueName::new(SINGLE_JOB_QUEUE)?;
     // The job comes back from the server, where another publisher may have used its id first.
     check_root_jobs(session, std::slice::from_ref(&queue))?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
@@ -156,7 +152,7 @@ async fn enqueue(
     let payload =
         serde_json::to_vec(envelope).map_err(|error| Failure::general(error.to_string()))?;
     client
-        .queue(QUEUE)?
+        .queue(SINGLE_JOB_QUEUE)?
         .traced(session.trace())
         .enqueue_bytes(Some(job_id.clone()), payload.into())
         .await?;

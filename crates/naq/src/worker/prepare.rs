@@ -50,7 +50,7 @@ async fn prepare_once(
     for queue in &options.queues {
         broker.ensure_queue(queue).await?;
         let of_queue = broker
-            .ensure_worker_consumer(queue, options.ack_wait)
+            .adopt_worker_consumer(queue, options.ack_wait)
             .await?;
         ack_wait = ack_wait.min(of_queue);
     }
@@ -153,7 +153,7 @@ async fn recreate_consumer_once(
     ack_wait: Duration,
 ) -> Result<(), BrokerError> {
     broker.ensure_queue(queue).await?;
-    broker.ensure_worker_consumer(queue, ack_wait).await?;
+    broker.adopt_worker_consumer(queue, ack_wait).await?;
     if let Some(route) = broker.names().route_of_consumer(consumer) {
         broker.ensure_route_consumer(queue, route).await?;
     }
