@@ -162,6 +162,7 @@ fn json_output_of_every_verb_matches_its_schema() {
     check_queues(&mut contract);
     check_schedules(&naq, &mut contract);
     contract.prints("version", &["version"]);
+    contract.prints("health", &["health"]);
     contract.prints("setting", &["config"]);
     contract.prints("nats_config", &["nats-config"]);
     contract.prints("nats_config", &["nats-config", "--out", "fleet"]);

@@ -12,6 +12,7 @@ mod failed;
 mod few_descriptors;
 mod grammar;
 mod grants;
+mod health;
 mod job_control;
 mod jobs;
 mod json_contract;

@@ -10,7 +10,14 @@ pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["worker", "scheduler", "web", "local_server"],
-    &["metrics", "clock", "text", "traces", "watchdog"],
+    &[
+        "metrics",
+        "clock",
+        "process_id",
+        "text",
+        "traces",
+        "watchdog",
+    ],
 ];
 
 /// What only some places may name: the tokens, the crates or rooms, and why.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod docker;
+mod hardening;
 mod systemd;
 
 use std::path::{Path, PathBuf};

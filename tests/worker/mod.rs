@@ -1,6 +1,7 @@
 //! How jobs of a queue reach workers: limits, pauses, labels, suspended workers, purges.
 
 mod drain;
+mod exit;
 mod label_routes;
 mod limit;
 mod pause;

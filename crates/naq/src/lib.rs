@@ -2,7 +2,7 @@
 //! instead: nothing here is a stable interface.
 //!
 //! ```text
-//! main → cli → {worker, scheduler, web, local_server} → {metrics, clock, text, watchdog}
+//! main → cli → {worker, scheduler, web, local_server} → {metrics, clock, process_id, text, watchdog}
 //! ```
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
@@ -11,6 +11,7 @@ pub mod cli;
 mod clock;
 pub mod local_server;
 pub mod metrics;
+mod process_id;
 pub mod scheduler;
 mod text;
 pub mod traces;

@@ -1,4 +1,6 @@
-//! Signs of life for a service manager, from the loop whose life matters.
+//! What a service manager learns of a service: that it is ready, alive, stopping.
+//!
+//! The signs of life come from the loop whose life matters.
 
 use std::time::Duration;
 
@@ -21,6 +23,15 @@ impl Watchdog {
             report,
         }
     }
+}
+
+/// What a worker reports to a service manager, apart from its signs of life.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceManager {
+    /// Reports that the worker serves its queues.
+    pub ready: fn(),
+    /// Reports that the worker is stopping, and ends within this time if nothing else happens.
+    pub stopping: fn(Duration),
 }
 
 /// The timer of a loop: a branch of its `select!`, so that a loop that is stuck reports nothing.

@@ -13,6 +13,7 @@ use super::render;
 use super::session::Session;
 use super::setting_flags;
 use super::signals::stop_signals;
+use crate::watchdog::WatchdogTimer;
 use crate::web::{
     self, BasePath, DashboardTitle, ForwardAuth, FrameAncestor, LoginCode, Network, OtherDashboard,
     Proxies, Right, RightLimits, Token, Tokens, WebConfig,
@@ -231,7 +232,11 @@ async fn serve(
     render::print_stderr(format_args!("token      {}", token_file.display()));
     render::print_stderr("stop       Ctrl-C");
     super::systemd::ready();
-    web::serve(client, config, listener, code, stop).await?;
+    // The runtime has one thread, so a request that blocks it keeps the watchdog from being fed.
+    let mut watchdog = WatchdogTimer::new(super::systemd::watchdog());
+    watchdog
+        .while_waiting(web::serve(client, config, listener, code, stop))
+        .await?;
     Ok(0)
 }
 

@@ -603,6 +603,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "health",
+        &[
+            ("Check that NATS can be used", "naq health"),
+            (
+                "Check the worker of this container too",
+                "naq health worker || echo unhealthy",
+            ),
+        ],
+    ),
+    (
         "cron next",
         &[
             (

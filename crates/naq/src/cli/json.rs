@@ -530,6 +530,16 @@ pub(super) struct WorkerDrain<'a> {
     pub(super) acknowledged: Option<bool>,
 }
 
+/// NATS can be used, and what runs here is alive.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "health")]
+pub(super) struct HealthReport<'a> {
+    /// The address and version of the server.
+    pub(super) server: &'a str,
+    /// The processes whose heartbeats are stored.
+    pub(super) pids: &'a [u32],
+}
+
 /// A setting, its value and where it comes from.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "setting")]
@@ -669,6 +679,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<ScheduleChangeReport>(),
         generator.subschema_for::<BackfillRunReport<'_>>(),
         generator.subschema_for::<WorkerDrain<'_>>(),
+        generator.subschema_for::<HealthReport<'_>>(),
         generator.subschema_for::<SettingReport>(),
         generator.subschema_for::<TrustReport<'_>>(),
         generator.subschema_for::<CronTime>(),

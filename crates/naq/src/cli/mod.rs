@@ -23,6 +23,7 @@ mod examples;
 mod exit;
 mod failed;
 mod greeting_bound;
+mod health;
 mod help;
 mod http_agent;
 mod job;
@@ -168,6 +169,11 @@ enum Verb {
     Dashboard(dashboard::Args),
     /// Run a local server, a worker, a scheduler and the dashboard in the foreground, for development
     Dev(dev::Args),
+    /// Check that NATS can be used, and that the worker or scheduler of this machine or container is alive
+    ///
+    /// For the health check of a container, or of a monitor. Exits with 3 if NATS cannot be used or does not have
+    /// the heartbeat of a worker that runs here, and with 4 if none runs here.
+    Health(health::Args),
     /// Start, stop or inspect the managed local nats-server
     Server(server::Args),
     /// Print the users of nats-server's configuration, with the permissions of each role
@@ -396,6 +402,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Scheduler(args) => scheduler::run(session, args).await,
         Verb::Dashboard(args) => dashboard::run(session, args).await,
         Verb::Dev(args) => dev::run(session, args).await,
+        Verb::Health(args) => health::run(session, &args, command).await,
         Verb::Server(args) => server::run(session, args).await,
         Verb::NatsConfig(args) => nats_config::run(session, args).await,
         Verb::Config(args) => config::run(session, &args),
@@ -411,6 +418,31 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_recognised_by_its_verb() {
+        let verbs = command();
+        let verb =
+            |words: &[&str]| health::verb_of(format!("{}\0", words.join("\0")).as_bytes(), &verbs);
+        let worker = Some("worker".to_owned());
+        assert_eq!(verb(&["naq", "worker"]), worker);
+        let long = [
+            "/usr/bin/naq",
+            "--nats-url",
+            "nats://n:4222",
+            "worker",
+            "build",
+        ];
+        assert_eq!(verb(&long), worker);
+        assert_eq!(
+            verb(&["naq", "enqueue", "--", "naq", "worker"]).as_deref(),
+            Some("enqueue")
+        );
+        assert_eq!(verb(&["naq", "scheduler", "list"]), None);
+        assert_eq!(verb(&["naq", "__spawner"]), None);
+        assert_eq!(verb(&["sh", "-c", "naq worker"]), None);
+        assert_eq!(health::verb_of(b"", &verbs), None);
+    }
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -2,6 +2,8 @@
 
 mod at_boot;
 
+use std::num::NonZeroU64;
+
 use super::exit::Failure;
 use super::metrics_args::{self, MetricsArgs};
 use super::root_jobs::check_root_jobs;
@@ -11,6 +13,7 @@ use super::trace_export;
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
+use naq_protocol::units::WireDuration;
 use naq_runner::Runner;
 
 #[derive(Debug, clap::Args)]
@@ -22,6 +25,12 @@ pub(super) struct Args {
     /// a crontab; it runs by /bin/sh, on a worker with the labels of this one
     #[arg(long, value_name = "COMMAND")]
     at_boot: Vec<String>,
+    /// Exit after this many jobs have ended here; an attempt that is retried counts too
+    #[arg(long, value_name = "COUNT")]
+    exit_after: Option<NonZeroU64>,
+    /// Exit once no job has run here for this long
+    #[arg(long, value_name = "TIME")]
+    exit_when_idle: Option<WireDuration>,
     #[command(flatten)]
     worker: WorkerOptions,
     #[command(flatten)]
@@ -56,6 +65,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let mut options = args.worker.to_options(session, queues)?;
     options.watchdog = super::systemd::watchdog();
+    options.service_manager = Some(super::systemd::service_manager());
+    options.exit_after = args.exit_after.map(NonZeroU64::get);
+    options.exit_when_idle = args.exit_when_idle.map(|time| time.0);
     let monitors = args.metrics.listen().await?;
     let _monitors = metrics_args::serve(monitors, &options.metrics);
     // The runner starts first: a worker that cannot contain jobs ends before it connects.
@@ -79,7 +91,6 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;
     options.traces = trace_export::start(session, &options.metrics)?;
     let traces = options.traces.clone();
-    super::systemd::ready();
     let summary = worker::run_worker(client, runner.clone(), options, requests).await?;
     runner.shutdown().await;
     traces.finish().await;

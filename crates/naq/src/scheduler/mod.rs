@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::process_id::{self, Service};
 use crate::watchdog::WatchdogTimer;
 use leader::TermEnd;
 use leader_lease::LeaderLease;
@@ -61,7 +62,10 @@ pub async fn run_scheduler(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: clock::now(),
     };
-    let (process, status) = (JobId::generate(), SchedulerStatus::new(&options.metrics));
+    let (process, status) = (
+        process_id::new_id(Service::Scheduler),
+        SchedulerStatus::new(&options.metrics),
+    );
     options.metrics.observe_requests(&client);
     let shown = options.metrics.connection();
     let broker = client.broker().clone();

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::coalescing::Coalescing;
 use super::context::WorkerContext;
+use super::exit_rules::ExitRules;
 use super::heartbeat::{self, HeartbeatFacts};
 use super::lease::{MessageKey, MessageLease, RecordCheck};
 use super::options::{WorkerCommand, WorkerSummary};
@@ -32,6 +33,9 @@ const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
 /// The same for a worker that is asked to stop at once while NATS is away: its jobs are killed, and
 /// their outcomes cannot be recorded unless NATS returns at this moment.
 const STOP_WITHOUT_NATS_MAX: Duration = Duration::from_secs(1);
+
+/// Time for what follows the last outcome: the worker signs off, and its spawners end.
+const SIGN_OFF_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a reconnected worker waits for its leases to be confirmed before it requests jobs
 /// again.
@@ -77,6 +81,8 @@ pub(super) struct Worker {
     drain_deadline: Option<Instant>,
     /// When the loop ends, although outcomes are not recorded yet.
     exit_deadline: Option<Instant>,
+    /// When it ends by itself.
+    exit_rules: ExitRules,
     coalescing: Coalescing,
 }
 
@@ -94,6 +100,8 @@ enum LoopEvent {
     Pull(PullEvent),
     DrainTimeout,
     ExitTimeout,
+    /// The worker has had no job for as long as it may.
+    IdleTimeout,
 }
 
 impl Worker {
@@ -125,6 +133,7 @@ impl Worker {
             is_drain_requested: false,
             drain_deadline: None,
             exit_deadline: None,
+            exit_rules: ExitRules::new(context.options.exit_after, context.options.exit_when_idle),
             coalescing: Coalescing::new(),
             context,
         }
@@ -150,6 +159,8 @@ impl Worker {
             } else if self.context.leases.is_empty() {
                 break;
             }
+            let is_idle = self.command == WorkerCommand::Run && self.context.leases.is_empty();
+            let idle_deadline = self.exit_rules.idle_deadline(is_idle, Instant::now());
             let event = tokio::select! {
                 biased;
                 command = next_command(commands, self.command) => LoopEvent::Command(command),
@@ -167,6 +178,7 @@ impl Worker {
                 event = self.pulls.next() => LoopEvent::Pull(event),
                 () = sleep_until(self.drain_deadline) => LoopEvent::DrainTimeout,
                 () = sleep_until(self.exit_deadline) => LoopEvent::ExitTimeout,
+                () = sleep_until(idle_deadline) => LoopEvent::IdleTimeout,
             };
             // Before the event itself: if this process was stopped or the machine suspended, the
             // event may be a redelivery of a message whose job still runs here, and the renewal
@@ -178,20 +190,10 @@ impl Worker {
                     self.context.job_log.report_left_out();
                     self.renew_leases();
                 }
-                LoopEvent::HeartbeatDue => {
-                    self.heartbeat().await;
-                    // after an outage they are checked anyway, and during one the checks would pile up
-                    let is_connected = self.context.broker.connection().state().connected;
-                    let is_due = self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL;
-                    if is_connected && is_due {
-                        self.recreate_stale_consumers();
-                        // in case the notification was lost
-                        self.check_drain_request();
-                    }
-                }
+                LoopEvent::HeartbeatDue => self.on_heartbeat_due().await,
                 LoopEvent::Report(report) => {
                     self.on_reports(report, &mut inbox);
-                    self.drain_if_requested().await;
+                    self.drain_if_due().await;
                 }
                 LoopEvent::Control(call) => self.on_control(call),
                 LoopEvent::LeaseQuery(query) => self.on_lease_query(query),
@@ -202,6 +204,10 @@ impl Worker {
                 LoopEvent::WritesStored => tracing::info!("NATS stores outcomes again"),
                 LoopEvent::Pull(event) => self.on_pull_event(event),
                 LoopEvent::DrainTimeout => self.on_drain_timeout(),
+                LoopEvent::IdleTimeout => {
+                    tracing::info!("no job for as long as `--exit-when-idle` says, exiting");
+                    self.on_command(WorkerCommand::Drain).await;
+                }
                 LoopEvent::ExitTimeout => {
                     self.name_unrecorded_jobs();
                     // They would try to record their outcomes for as long as this process lives, which
@@ -233,6 +239,25 @@ impl Worker {
         }
     }
 
+    async fn on_heartbeat_due(&mut self) {
+        self.heartbeat().await;
+        // after an outage they are checked anyway, and during one the checks would pile up
+        let is_connected = self.context.broker.connection().state().connected;
+        let is_due = self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL;
+        if is_connected && is_due {
+            self.recreate_stale_consumers();
+            // in case the notification was lost
+            self.check_drain_request();
+        }
+    }
+
+    /// Reports to the service manager that the worker ends within this time, so that it is not killed earlier.
+    fn report_stopping(&self, max: Duration) {
+        if let Some(manager) = self.context.options.service_manager {
+            (manager.stopping)(max + SIGN_OFF_MARGIN);
+        }
+    }
+
     async fn on_command(&mut self, command: WorkerCommand) {
         self.command = command;
         let is_draining = command != WorkerCommand::Run;
@@ -245,6 +270,8 @@ impl Worker {
             WorkerCommand::Drain => {
                 let drain_timeout = self.context.options.drain_timeout;
                 self.drain_deadline = Some(Instant::now() + drain_timeout);
+                let kill_grace = self.context.options.kill_grace;
+                self.report_stopping(drain_timeout + kill_grace + RECORD_OUTCOMES_MAX);
                 tracing::info!(
                     running = self.context.leases.len(),
                     "draining: requesting no more jobs; running ones may finish"
@@ -260,12 +287,14 @@ impl Worker {
                 } else {
                     STOP_WITHOUT_NATS_MAX
                 };
+                self.report_stopping(recording_max);
                 self.exit_deadline = Some(Instant::now() + recording_max);
             }
             WorkerCommand::Cancel => {
                 self.stop_pulling().await;
                 self.stop_jobs(StopReason::Cancel, false);
                 let stopping_max = self.context.options.kill_grace + RECORD_OUTCOMES_MAX;
+                self.report_stopping(stopping_max);
                 self.exit_deadline = Some(Instant::now() + stopping_max);
             }
         }
@@ -287,6 +316,7 @@ impl Worker {
         } else {
             self.context.options.kill_grace + RECORD_OUTCOMES_MAX
         };
+        self.report_stopping(stopping_max);
         self.exit_deadline = Some(Instant::now() + stopping_max);
     }
 
@@ -310,6 +340,12 @@ impl Worker {
         );
     }
 
+    /// How many more jobs the worker may take before it ends by itself.
+    fn jobs_left(&self) -> usize {
+        let held = self.context.leases.len();
+        self.exit_rules.jobs_left(self.summary.jobs_ended, held)
+    }
+
     /// Requests as many jobs as there are free slots.
     async fn request_jobs(&mut self) {
         // A job whose outcome NATS would not store must not start.
@@ -320,10 +356,8 @@ impl Worker {
         let pending_pulls: Vec<_> = (0..self.pulls.len())
             .map(|index| self.pulls.pending_pulls(index))
             .collect();
-        for pull in self
-            .pull_planner
-            .plan(self.free_slots, &pending_pulls, order)
-        {
+        let free_slots = self.free_slots.min(self.jobs_left());
+        for pull in self.pull_planner.plan(free_slots, &pending_pulls, order) {
             let sent_at = BootInstant::now().since_boot();
             let requesting = self
                 .pulls
@@ -435,7 +469,7 @@ impl Worker {
 
     /// Starts a task for a delivery if there is a free slot, and returns whether it did.
     fn start_or_requeue(&mut self, delivery: Delivery) -> bool {
-        let is_running = self.command == WorkerCommand::Run;
+        let is_running = self.command == WorkerCommand::Run && self.jobs_left() > 0;
         if self.free_slots == 0 || !is_running || self.context.refused_writes.exist() {
             tokio::spawn(async move {
                 let _ = delivery.nak().await;
@@ -489,12 +523,19 @@ impl Worker {
         }
     }
 
-    /// Begins to drain if someone has requested it.
-    async fn drain_if_requested(&mut self) {
-        if self.is_drain_requested && self.command == WorkerCommand::Run {
-            tracing::info!("an operator has requested that this worker drains");
-            self.on_command(WorkerCommand::Drain).await;
+    /// Begins to drain if someone has requested it, or if the worker has run as many jobs as it may.
+    async fn drain_if_due(&mut self) {
+        if self.command != WorkerCommand::Run {
+            return;
         }
+        if self.is_drain_requested {
+            tracing::info!("an operator has requested that this worker drains");
+        } else if self.exit_rules.is_done(self.summary.jobs_ended) {
+            tracing::info!("as many jobs have ended as `--exit-after` says, exiting");
+        } else {
+            return;
+        }
+        self.on_command(WorkerCommand::Drain).await;
     }
 
     fn read_drain_request(&self) {

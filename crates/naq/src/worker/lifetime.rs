@@ -18,10 +18,10 @@ use super::report::Report;
 use super::{label_routes, prepare, server_down};
 use crate::clock::ClockWatch;
 use crate::metrics::EnqueuedJobs;
+use crate::process_id::{self, Service};
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
 use naq_jetstream::Broker;
-use naq_protocol::JobId;
 use naq_runner::Runner;
 
 /// How long a worker that exits waits for NATS to take its last messages.
@@ -46,7 +46,7 @@ pub async fn run_worker(
     };
     // a lease has to expire here before it does on the server, whatever the options say
     options.ack_wait = options.ack_wait.min(ack_wait);
-    let worker_id = JobId::generate().to_string();
+    let worker_id = process_id::new_id(Service::Worker).to_string();
     let control = broker.subscribe_control(&worker_id).await?;
     let lease_queries = tokio::select! {
         queries = watchdog.while_waiting(prepare::subscribe_lease_queries(&broker, &worker_id)) => queries?,
@@ -96,6 +96,9 @@ pub async fn run_worker(
         let on_recreated = |_: &str| kept.registered_routes.clear();
         kept.broker.keep_streams(on_recreated).await;
     }));
+    if let Some(manager) = context.options.service_manager {
+        (manager.ready)();
+    }
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
     drop((routes, clock, down, keeping, connection));

@@ -19,6 +19,7 @@ mod control;
 mod delivery;
 mod delivery_task;
 mod event_loop;
+mod exit_rules;
 mod finish;
 mod grants;
 mod heartbeat;

@@ -11,7 +11,7 @@ use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
 use crate::metrics::{Metrics, Role};
 use crate::traces::Traces;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{ServiceManager, Watchdog};
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, JobProgress, QueueName, Record, ResourceLimits};
 use naq_runner::StreamKind;
@@ -70,6 +70,12 @@ pub struct WorkerConfig {
     pub max_worker_crashes: u32,
     /// Age of a job from which its output is published live.
     pub live_output_after: Duration,
+    /// Number of attempts after which the worker exits. `None` means no limit.
+    pub exit_after: Option<u64>,
+    /// Time without a job after which the worker exits. `None` means never.
+    pub exit_when_idle: Option<Duration>,
+    /// Who learns that the worker is ready and that it is stopping. `None` means no one.
+    pub service_manager: Option<ServiceManager>,
     /// Who learns that the worker's loop turns. `None` means no one.
     pub watchdog: Option<Watchdog>,
     /// The metrics of this worker.
@@ -112,6 +118,9 @@ impl WorkerConfig {
             drain_timeout: Duration::from_secs(30),
             max_worker_crashes: 3,
             live_output_after: Duration::from_secs(1),
+            exit_after: None,
+            exit_when_idle: None,
+            service_manager: None,
             watchdog: None,
             metrics: Arc::new(Metrics::new(&[Role::Worker])),
             traces: Traces::default(),
