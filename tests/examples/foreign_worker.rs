@@ -11,6 +11,7 @@ use super::{command, example};
 use crate::harness::naq::{GuardedChild, Naq, eventually, id, is_process_alive, text};
 use crate::harness::nats::TestServer;
 use crate::harness::python::python;
+use crate::schemas::assert_records_are_valid;
 
 /// A running worker in Python.
 struct ForeignWorker {
@@ -98,6 +99,7 @@ fn the_foreign_worker_runs_jobs_next_to_naqs_worker() {
     naq.wait_running(&id("long"));
     naq.cli(["cancel", "long"]).run().succeeds();
     assert_eq!(naq.wait_ended(&id("long")).state(), State::Cancelled);
+    assert_records_are_valid(&naq);
     assert!(worker.stop().success());
     foreign.signal(Signal::SIGTERM);
     let mut foreign = foreign.process;
@@ -135,6 +137,7 @@ fn naqs_worker_takes_over_the_job_of_a_foreign_worker_that_died() {
     assert_eq!((ended.attempt, ended.crashes), (2, 1), "{ended:#?}");
     assert_eq!(text(ended.stdout.as_ref()), "again\n");
     assert!(ended.fence > running.fence);
+    assert_records_are_valid(&naq);
     assert!(next.stop().success());
 }
 
@@ -157,4 +160,5 @@ fn the_foreign_worker_takes_over_the_job_of_naqs_worker_that_died() {
     assert!(!ended.suspect && ended.fence > running.fence);
     assert_eq!(text(ended.stdout.as_ref()), "again\n");
     assert!(!is_process_alive(worker.pid()));
+    assert_records_are_valid(&naq);
 }

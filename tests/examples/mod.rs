@@ -14,9 +14,10 @@ use std::process::{Child, Command, Output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::naq::ALLOW_ROOT;
+use crate::harness::naq::{ALLOW_ROOT, Naq};
 use crate::harness::nats::{TestServer, binary, naq};
 use crate::harness::python::python;
+use crate::schemas::assert_records_are_valid;
 
 #[expect(
     clippy::disallowed_methods,
@@ -128,6 +129,7 @@ fn the_shell_producer_prints_every_result() {
             .collect();
         assert!(printed.contains(&digest), "{name:?}: {printed}");
     }
+    assert_records_are_valid(&Naq::new(&served.server));
 }
 
 #[test]
@@ -146,6 +148,7 @@ fn the_python_producer_needs_no_naq_on_its_side() {
          by_place: succeeded 0 no id\n\
          by_core: failed 3 core\n"
     );
+    assert_records_are_valid(&Naq::new(&served.server));
 }
 
 /// Any client reaches the managed server with what `naq dev` prints.
@@ -238,4 +241,5 @@ fn the_rust_producer_prints_what_its_job_printed() {
         .output()
         .unwrap();
     assert_eq!(text(&output), "8\n9\n10\n");
+    assert_records_are_valid(&Naq::new(&served.server));
 }

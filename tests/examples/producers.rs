@@ -11,6 +11,7 @@ use crate::harness::naq::{FollowedCli, Naq, Worker};
 use crate::harness::nats::{TestServer, naq};
 use crate::harness::python::python;
 use crate::harness::{find_program, is_required, skipped};
+use crate::schemas::assert_records_are_valid;
 
 /// Where Debian's package has the NATS client for Go, as a workspace of Go before modules.
 const GO_WORKSPACE: &str = "/usr/share/gocode";
@@ -56,6 +57,7 @@ impl Served {
             .unwrap();
         let wanted = format!("succeeded hello from {language}\n");
         assert_eq!(text(&output), wanted);
+        assert_records_are_valid(&self.naq);
     }
 }
 

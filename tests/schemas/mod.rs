@@ -7,8 +7,11 @@ mod documents;
 
 use std::path::Path;
 
+use futures_util::StreamExt;
 use naq_protocol::{Envelope, Record, SCHEMAS, WorkerInfo, schema};
 use serde_json::Value;
+
+use crate::harness::naq::Naq;
 
 fn file(name: &str) -> std::path::PathBuf {
     Path::new(crate::ROOT).join(format!("schemas/{name}.v1.json"))
@@ -24,6 +27,35 @@ fn validator(name: &str) -> jsonschema::Validator {
         .should_validate_formats(true)
         .build(&checked_in(name))
         .unwrap()
+}
+
+/// Asserts that each record on the server of `naq`, whichever program has written it, is valid by its schema, and so
+/// is the envelope in it. Panics if there is no record.
+pub(crate) fn assert_records_are_valid(naq: &Naq) {
+    let (records, envelopes) = (validator("record"), validator("envelope"));
+    let stored: Vec<Value> = naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let bucket = jetstream.get_key_value("naq_results").await.unwrap();
+        let mut keys = bucket.keys().await.unwrap();
+        let mut stored = Vec::new();
+        while let Some(key) = keys.next().await {
+            let value = bucket.get(key.unwrap()).await.unwrap().unwrap();
+            stored.push(serde_json::from_slice(&value).unwrap());
+        }
+        stored
+    });
+    assert!(!stored.is_empty(), "no job has a record");
+    for record in stored {
+        let (record, envelope) = (&record, record.get("envelope"));
+        if let Err(error) = records.validate(record) {
+            panic!("{record}: {error} at {}", error.instance_path);
+        }
+        // that of a rejected job may be anything
+        let envelope = envelope.filter(|_| record["state"] != "rejected");
+        if let Some(Err(error)) = envelope.map(|envelope| envelopes.validate(envelope)) {
+            panic!("{record}: {error} at {}", error.instance_path);
+        }
+    }
 }
 
 #[test]
