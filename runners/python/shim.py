@@ -481,7 +481,11 @@ def format_trace(error):
             trace = at.tb_next
         at = at.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        report = traceback.TracebackException(type(error), error, trace)
+        # the signal's handler is not where the function was
+        frames = [frame for frame in report.stack if (frame.filename, frame.name) != (__file__, "on_term")]
+        report.stack = traceback.StackSummary.from_list(frames)
+        return "".join(report.format())
     except Exception as problem:
         return f"{type(error).__name__}: its traceback cannot be made: {problem!r}\n"
 
