@@ -17,6 +17,7 @@ mod cron;
 mod examples;
 mod faults;
 mod harness;
+mod languages;
 mod layers;
 mod layout;
 mod lifecycle;

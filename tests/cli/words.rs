@@ -118,15 +118,28 @@ fn what_workers_refuse_is_refused_and_what_they_ignore_is_reported() {
         let words = ["enqueue", "--file", "-"].iter().chain(options).copied();
         naq.cli(words).stdin(text).run()
     };
-    for text in [
-        r#"{"function":"app:main"}"#,
-        r#"[{"command":"true"},{"function":"app:main"}]"#,
-        "{\"command\":\"true\"}\n{\"command\":\"true\",\"runner\":\"python\"}",
-        r#"{"jobs":{"a":{"function":"app:main"}}}"#,
+    for (text, words) in [
+        (r#"{"function":"app:main"}"#, "needs the runner"),
+        (
+            r#"[{"command":"true"},{"function":"app:main"}]"#,
+            "needs the runner",
+        ),
+        (
+            "{\"command\":\"true\"}\n{\"command\":\"true\",\"runner\":\"python\"}",
+            "has no runner",
+        ),
+        (
+            r#"{"jobs":{"a":{"function":"app:main"}}}"#,
+            "needs the runner",
+        ),
+        (
+            r#"{"command":"true","priority":3}"#,
+            "does not support it yet",
+        ),
     ] {
         enqueue(&["--dry-run"], text)
             .exits(6)
-            .expect_stderr(&["does not support it yet"]);
+            .expect_stderr(&[words]);
         enqueue(&[], text).exits(6);
     }
 

@@ -71,6 +71,7 @@ fn a_file_in_the_current_folder_sets_only_harmless_settings_until_it_is_trusted(
         "allow_setuid",
         "strict_limits",
         "private_tmp",
+        "runners_dir",
         "secrets_dir",
         "trusted_proxies",
         "forward_auth_header",

@@ -73,7 +73,6 @@ async fn scratch_folder_script_and_pipes_belong_to_the_job_user() {
                 Program::Script {
                     source: "cd $NAQ_WORK_DIR && echo mine > file && echo out > /dev/stdout && echo err > /dev/stderr && echo '{}' > /dev/fd/3"
                         .to_owned(),
-                    interpreter: None,
                     args: Vec::new(),
                 },
             );

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use naq_runner::{
-    Command, Containment, Program, ResourceLimits, Runner, RunnerConfig, RunnerError, SpawnFailure,
-    Stdin, Termination,
+    ArgumentPiece, Command, Containment, JobFile, Program, ResourceLimits, Runner, RunnerConfig,
+    RunnerError, SourceArgument, SourceProgram, SpawnFailure, Stdin, Termination,
 };
 
 use super::harness::{Bench, CONTAINMENTS, options, program, sh, skipped, stdout, within};
@@ -136,28 +136,77 @@ async fn a_job_starts_in_its_working_directory() {
 }
 
 #[tokio::test]
-async fn a_script_runs_by_its_shebang_or_its_interpreter() {
+async fn a_script_runs_by_its_shebang_or_by_sh() {
     let bench = Bench::new().await;
-    let script = |source: &str, interpreter: Option<Vec<&str>>| {
+    let script = |source: &str| {
         let program = Program::Script {
             source: source.to_owned(),
-            interpreter: interpreter.map(|i| i.into_iter().map(str::to_owned).collect()),
             args: vec!["a b".to_owned()],
         };
         Command::new("script", program)
     };
-    let ended = bench.run(script("echo \"sh $1\"", None)).await;
+    let ended = bench.run(script("echo \"sh $1\"")).await;
     assert_eq!(stdout(&ended), "sh a b\n");
-    let ended = bench
-        .run(script("#!/bin/cat\ntext", Some(vec!["nothing"])))
-        .await;
+    let ended = bench.run(script("#!/bin/cat\ntext")).await;
     assert!(stdout(&ended).starts_with("#!/bin/cat\ntext"));
-    let ended = bench
-        .run(script("a line\n", Some(vec!["sh", "-c", "head -n 1 $0"])))
-        .await;
-    assert_eq!(stdout(&ended), "a line\n");
-    let failed = failure(bench.run(script("#!/bin/sh\r\necho\r\n", None)).await.end);
+    let failed = failure(bench.run(script("#!/bin/sh\r\necho\r\n")).await.end);
     assert!(failed.fatal && failed.message.contains("CRLF"), "{failed}");
+    check_scratch_is_left_empty(bench).await;
+}
+
+#[tokio::test]
+async fn a_source_file_is_run_by_the_first_program_that_exists() {
+    let bench = Bench::new().await;
+    bench.file("mine", b"#!/bin/sh\necho \"mine: $0 $@\"\n", 0o755);
+    let source = |programs: &[&str]| {
+        let mut command = Command::new(
+            "source",
+            Program::Source(SourceProgram {
+                file_name: "job.txt".to_owned(),
+                source: "text\n".into(),
+                programs: programs.iter().map(|one| (*one).to_owned()).collect(),
+                args: vec![
+                    SourceArgument(vec![ArgumentPiece::File]),
+                    SourceArgument::text("a b"),
+                ],
+            }),
+        );
+        command.files.push(JobFile {
+            name: ".extra",
+            variable: "EXTRA",
+            content: "more\n".into(),
+        });
+        command
+    };
+    let ended = bench.run(source(&["/no/such", "./mine", "cat"])).await;
+    let printed = stdout(&ended);
+    assert!(printed.starts_with("mine: "), "{printed}");
+    assert!(printed.ends_with("/job.txt a b\n"), "{printed}");
+    let mut command = source(&["./absent", "sh"]);
+    if let Program::Source(source) = &mut command.program {
+        source.source = "echo $0 $1; cat $EXTRA".into();
+        source.args[1] = SourceArgument::text("x");
+    }
+    let printed = stdout(&bench.run(command).await);
+    assert!(printed.ends_with("/job.txt x\nmore\n"), "{printed}");
+    let failed = failure(
+        bench
+            .run(source(&["/no/such", "no-such-program"]))
+            .await
+            .end,
+    );
+    assert!(
+        failed.fatal
+            && failed
+                .message
+                .contains("no-such-program (not found in PATH)"),
+        "{failed}"
+    );
+    check_scratch_is_left_empty(bench).await;
+}
+
+/// Checks that naq leaves nothing in the scratch folders, and that they are gone in the end.
+async fn check_scratch_is_left_empty(bench: Bench) {
     let root = std::fs::read_dir(bench.path("scratch"))
         .unwrap()
         .next()
@@ -394,7 +443,6 @@ impl Drop for SmallDisk {
 fn large_script() -> Command {
     let program = Program::Script {
         source: format!("#!/bin/sh\n# {}\n", "x".repeat(100_000)),
-        interpreter: None,
         args: Vec::new(),
     };
     Command::new("large", program)
@@ -493,7 +541,11 @@ async fn a_file_for_the_job_is_in_its_scratch_folder_and_in_a_variable() {
     for bench in Bench::each().await {
         let mut command = sh("cat $MY_FILE | wc -c; ls -l $MY_FILE; ls -A $NAQ_WORK_DIR");
         command.scratch = true;
-        command.file = Some(("MY_FILE".to_owned(), Bytes::from(vec![b'x'; 300_000])));
+        command.files.push(JobFile {
+            name: "my-file",
+            variable: "MY_FILE",
+            content: Bytes::from(vec![b'x'; 300_000]),
+        });
         let ended = bench.run(command).await;
         let text = stdout(&ended);
         assert!(text.starts_with("300000\n-rw------- "), "{text}");

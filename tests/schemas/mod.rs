@@ -98,7 +98,9 @@ const ACCEPTED: &[&str] = &[
     r#"{"script":"echo hi\n"}"#,
     r#"{"script":"a\u0000b"}"#,
     r#"{"function":"module:name","args":[null,{"a":[1]}],"kwargs":{"k":null},"runner":"python"}"#,
-    r#"{"command":"x","kwargs":{}}"#,
+    r#"{"function":"f","runner":"python","module_path":["src","/lib"]}"#,
+    r#"{"script":"x","runner":"podman:docker.io/library/alpine:3"}"#,
+    r#"{"command":"x","kwargs":{},"module_path":[],"runner":null}"#,
     r#"{"command":"x","job_id":"a-B_9"}"#,
     r#"{"command":"x","input":{"any":[1,2.5,null]}}"#,
     r#"{"command":"x","stdin":"text"}"#,
@@ -145,6 +147,13 @@ const REFUSED: &[&str] = &[
     r#"{"command":"a\u0000b"}"#,
     r#"{"command":"x","script":"y"}"#,
     r#"{"command":"x","function":"m:f"}"#,
+    r#"{"function":"m:f"}"#,
+    r#"{"command":"x","runner":"python"}"#,
+    r#"{"script":"x","runner":"Python"}"#,
+    r#"{"script":"x","runner":"podman:"}"#,
+    r#"{"script":"x","module_path":["src"]}"#,
+    r#"{"function":"m:f","runner":"python","module_path":["a:b"]}"#,
+    r#"{"function":"m:f","runner":"python","module_path":[""]}"#,
     r#"{"script":""}"#,
     r#"{"version":0,"command":"x"}"#,
     r#"{"version":2,"command":"x"}"#,
@@ -307,9 +316,11 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
         --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other --dependency-timeout 1h";
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/main.rs");
     let input = ["--input", "[1]", "--", "echo", "hi"];
+    let call = "--call m:f --runner python --module-path src --kwargs";
     let written = [
         enqueue_dry(options, &input),
         enqueue_dry("", &["--script", script, "--stdin", script]),
+        enqueue_dry(call, &["{\"k\":null}", "--", "null"]),
     ];
     let validator = validator("envelope");
     for value in &written {
@@ -317,17 +328,14 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
             panic!("{value}: {error}");
         }
     }
-    // Fields without an option: those that a schedule or a rerun sets, the version, what is not built
-    // yet, and bytes that no text option can express.
+    // Fields without an option: those that a schedule or a rerun sets, the version, and bytes that no
+    // text option can express.
     let others = [
         "version",
         "enqueue_time",
         "schedule_id",
         "scheduled_for",
         "rerun_of",
-        "function",
-        "kwargs",
-        "runner",
         "stdin_base64",
         "must_understand",
     ];

@@ -28,6 +28,9 @@ use crate::version::{check_version, version_alone};
 /// The most retries that an envelope may ask for.
 pub(crate) const RETRIES_MAX: u32 = 10_000;
 
+/// The longest `runner`, in characters.
+pub(crate) const RUNNER_CHARS_MAX: usize = 1_024;
+
 /// A job as a producer describes it: one JSON object.
 ///
 /// Readers ignore and keep unknown fields. They refuse an envelope whose unknown field is a limit, is
@@ -52,17 +55,30 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub command: Option<String>,
-    /// Inline source code, run by its `#!` line, or else by `runner`, or else by `sh`.
+    /// Inline source text, run by its `#!` line, or else by `runner`, or else by `sh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1))]
     pub script: Option<String>,
-    /// `module:name` of a function that a language's runner calls.
+    /// The function that `runner` calls, such as `module:name`. The runner says what it may look like.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub function: Option<String>,
-    /// The name of the runner to use.
+    /// The runner of a script or a function: the name of a language such as `python`, with the runner's
+    /// parameter after a colon if it has one. A function needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "maxLength" = RUNNER_CHARS_MAX, "pattern" = r"^[a-z][a-z0-9_-]{0,63}(:[^\u0000]+)?$"))]
     pub runner: Option<String>,
+    /// Folders in which the function's runner looks for modules first, relative to `cwd`.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(
+        with = "Option<Vec<String>>",
+        extend("items" = {"type": "string", "minLength": 1, "pattern": r"^[^\u0000:]+$"})
+    )]
+    pub module_path: Vec<String>,
     /// Arguments: strings, numbers and booleans for a command or script, any JSON for a function.
     #[serde(
         default,
@@ -369,7 +385,14 @@ impl Envelope {
                 .find(|line| !line.starts_with("#!") && !line.trim().is_empty());
             return format!("script: {}", line.unwrap_or_default().trim());
         }
-        self.function.clone().unwrap_or_default()
+        let function = self.function.as_deref().unwrap_or_default();
+        let args = self.args.iter().map(|arg| arg.as_json().to_owned());
+        let named = self
+            .kwargs
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let args: Vec<String> = args.chain(named).collect();
+        format!("{function}({})", args.join(", "))
     }
 }
 
@@ -442,10 +465,6 @@ mod tests {
                 "limits.gpus",
             ),
             (r#"{"command":"x","must_understand":["env.A"]}"#, "env.A"),
-            (
-                r#"{"command":"x","must_understand":["function"]}"#,
-                "function",
-            ),
             (r#"{"command":"x","must_understand":[""]}"#, ""),
         ] {
             let refused = error_of(text);
@@ -458,17 +477,29 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_field_is_found_unless_it_is_null() {
-        let check = |text: &str| Envelope::parse(text.as_bytes()).unwrap().check_supported();
+    fn functions_and_scripts_have_runners_and_commands_have_none() {
         for (text, path) in [
-            (r#"{"function":"m:f"}"#, "function"),
+            (r#"{"function":"m:f"}"#, "runner"),
             (r#"{"command":"x","runner":"python"}"#, "runner"),
+            (r#"{"script":"x","runner":"Python 3"}"#, "runner"),
+            (r#"{"script":"x","runner":"podman:"}"#, "runner"),
+            (r#"{"script":"x","module_path":["src"]}"#, "module_path"),
+            (
+                r#"{"function":"m:f","runner":"python","module_path":["a:b"]}"#,
+                "module_path[0]",
+            ),
         ] {
-            let refused = check(text).unwrap_err();
-            assert_eq!(refused.reason, RejectReason::NotAllowed);
-            assert_eq!(refused.path, path);
+            let refused = error_of(text);
+            assert_eq!(refused.reason, RejectReason::Invalid, "{text}");
+            assert_eq!(refused.path, path, "{text}");
         }
-        assert!(check(r#"{"command":"x","runner":null,"kwargs":null}"#).is_ok());
+        for text in [
+            r#"{"command":"x","runner":null,"kwargs":null,"module_path":null}"#,
+            r#"{"script":"x","runner":"podman:docker.io/library/alpine:3"}"#,
+            r#"{"function":"m:f","runner":"python","args":[null],"module_path":["src"]}"#,
+        ] {
+            assert!(Envelope::parse(text.as_bytes()).is_ok(), "{text}");
+        }
     }
 
     /// `null` in place of a field is the same as its absence, whatever the field is.

@@ -20,7 +20,8 @@ pub(crate) fn given(field: &str) -> Value {
 /// The combinations of fields that [`Envelope::validate`](crate::Envelope::validate) requires.
 pub(crate) fn combinations(schema: &mut schemars::Schema) {
     use serde_json::json;
-    let [command, script, function] = ["command", "script", "function"].map(given);
+    let [command, script, function, runner] =
+        ["command", "script", "function", "runner"].map(given);
     let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
     // What later versions will define is refused until then; `null` is absent.
     let planned: serde_json::Map<String, Value> = PLANNED_FIELDS
@@ -36,11 +37,14 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
             {"not": {"allOf": [stdin, stdin_base64]}},
             {
                 "if": function,
+                "then": runner,
                 "else": {"properties": {
                     "args": {"items": {"type": ["string", "number", "boolean"], "pattern": r"^[^\u0000]*$"}},
-                    "kwargs": {"maxProperties": 0}
+                    "kwargs": {"maxProperties": 0},
+                    "module_path": {"maxItems": 0}
                 }}
             },
+            {"if": command, "then": {"properties": {"runner": {"type": "null"}}}},
             {"properties": planned}
         ]),
     );

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use base64::Engine;
 
 use crate::dependency::DEPENDENCIES_MAX;
-use crate::envelope::{Envelope, RETRIES_MAX};
+use crate::envelope::{Envelope, RETRIES_MAX, RUNNER_CHARS_MAX};
 use crate::error::{EnvelopeError, RejectReason};
 use crate::limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 use crate::names::JobId;
@@ -24,10 +24,6 @@ pub(crate) const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
 pub(crate) const REQUIRES_BYTES_MAX: usize = 4 << 10;
 
 const HAS_NUL: &str = "it has a NUL, which no process can receive";
-
-/// Fields that this version of naq reads and does not support: a job that sets one of them, other
-/// than to `null`, is rejected.
-const UNSUPPORTED_FIELDS: [&str; 3] = ["function", "runner", "kwargs"];
 
 const NOT_SUPPORTED: &str = "this version of naq does not support it yet";
 
@@ -51,6 +47,20 @@ fn not_allowed(path: impl Into<String>, message: &str) -> Result<(), EnvelopeErr
     Err(EnvelopeError::new(RejectReason::NotAllowed, path, message))
 }
 
+/// Whether a text is the name of a runner, with a parameter or without.
+fn is_runner(text: &str) -> bool {
+    let (name, parameter) = match text.split_once(':') {
+        Some((name, parameter)) => (name, Some(parameter)),
+        None => (text, None),
+    };
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 64
+        && name.chars().all(is_part)
+        && parameter.is_none_or(|parameter| !parameter.is_empty() && !parameter.contains('\0'))
+        && text.chars().count() <= RUNNER_CHARS_MAX
+}
+
 impl Envelope {
     /// Checks what types alone cannot: combinations of fields, ranges, and text that no process can
     /// receive. An envelope is also refused if a worker that ignored one of its unknown fields would run
@@ -67,6 +77,7 @@ impl Envelope {
             return invalid("job_id", &error.to_string());
         }
         self.validate_program()?;
+        self.validate_runner()?;
         self.validate_args()?;
         self.validate_stdin()?;
         self.validate_env()?;
@@ -92,25 +103,6 @@ impl Envelope {
         self.validate_dependencies()
     }
 
-    /// Checks that this version of naq supports every field that the envelope sets. A valid envelope may
-    /// have fields that are part of the format and not implemented.
-    ///
-    /// # Errors
-    /// Returns [`EnvelopeError`] with the reason [`RejectReason::NotAllowed`] and the path of the first
-    /// field that is not supported.
-    pub fn check_supported(&self) -> Result<(), EnvelopeError> {
-        let is_set = [
-            self.function.is_some(),
-            self.runner.is_some(),
-            !self.kwargs.is_empty(),
-        ];
-        let unsupported = UNSUPPORTED_FIELDS.into_iter().zip(is_set);
-        match unsupported.into_iter().find(|(_, is_set)| *is_set) {
-            Some((field, _)) => not_allowed(field, NOT_SUPPORTED),
-            None => Ok(()),
-        }
-    }
-
     fn validate_unknown_fields(&self) -> Result<(), EnvelopeError> {
         if let Some(name) = self
             .unknown
@@ -126,7 +118,7 @@ impl Envelope {
             );
         }
         let is_known = |name: &str| match name.split_once('.') {
-            None => Envelope::field_names().contains(&name) && !UNSUPPORTED_FIELDS.contains(&name),
+            None => Envelope::field_names().contains(&name),
             Some(("limits", limit)) => ResourceLimits::field_names().contains(&limit),
             Some(_) => false,
         };
@@ -170,6 +162,43 @@ impl Envelope {
             // A script reaches its interpreter as a file, which may contain anything.
             if path != "script" && text.contains('\0') {
                 return invalid(path, HAS_NUL);
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_runner(&self) -> Result<(), EnvelopeError> {
+        match &self.runner {
+            Some(_) if self.command.is_some() => {
+                return invalid(
+                    "runner",
+                    "a `command` has no runner: it is a program itself",
+                );
+            }
+            Some(runner) if !is_runner(runner) => {
+                return invalid(
+                    "runner",
+                    "it is not the name of a runner, such as `python`, or `podman:IMAGE`",
+                );
+            }
+            None if self.function.is_some() => {
+                return invalid(
+                    "runner",
+                    "it is missing: a function needs the runner of its language, such as `python`",
+                );
+            }
+            _ => {}
+        }
+        if self.function.is_none() && !self.module_path.is_empty() {
+            return invalid("module_path", "only a `function` has a module path");
+        }
+        for (index, folder) in self.module_path.iter().enumerate() {
+            let path = || format!("module_path[{index}]");
+            if folder.is_empty() || folder.contains(':') {
+                return invalid(path(), "it is empty or contains `:`; give one folder each");
+            }
+            if folder.contains('\0') {
+                return invalid(path(), HAS_NUL);
             }
         }
         Ok(())

@@ -116,7 +116,7 @@ pub use names::{
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};
 pub use record::{
-    BlockedOn, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
+    BlockedOn, Exception, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
     INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Record, ResourceUsage,
 };
 pub use rerun::rerun_envelope;

@@ -159,6 +159,35 @@ pub struct FailedAttempt {
     pub unknown: UnknownFields,
 }
 
+/// The exception by which an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
+pub struct Exception {
+    /// The name of its type, such as `ValueError`: at most the first 256 bytes.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its message: at most the first 4,096 bytes.
+    pub message: String,
+    /// The trace, in the form of its language: at most the last 16,384 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// Whether every retry would fail in the same way.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub fatal: bool,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
 /// What a blocked job waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self")]
@@ -373,6 +402,13 @@ pub struct Record {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The exception by which the last attempt failed, as the job reported it over its control channel.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub exception: Option<Exception>,
     /// Problems that did not make the job fail.
     #[serde(
         default,
@@ -477,6 +513,7 @@ pub struct Record {
 }
 
 keeps_unknown_fields!(
+    Exception,
     Lease,
     Interruption,
     FailedAttempt,
@@ -527,6 +564,7 @@ impl Record {
             checkpoint: None,
             usage: None,
             error: None,
+            exception: None,
             warnings: Vec::new(),
             leaked: false,
             cancel_requested: false,

@@ -82,6 +82,10 @@ pub struct WorkerInfo {
     /// may use more between two samples. `None` from a worker of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
+    /// The runners whose programs this worker has found, each with the version of its program; an empty text
+    /// if the program does not say it. Empty until the worker has looked, some seconds after its start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub runners: BTreeMap<String, String>,
     /// The labels of the worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -20,15 +20,64 @@ pub enum Program {
         /// The arguments after the program's own name.
         args: Vec<String>,
     },
-    /// A script: run by its `#!` line, else by `interpreter`, else by `sh`.
+    /// A script: run by its `#!` line, else by `sh`.
     Script {
         /// The source text.
         source: String,
-        /// Program and arguments that precede the path of the script.
-        interpreter: Option<Vec<String>>,
         /// The arguments after the path of the script.
         args: Vec<String>,
     },
+    /// A file of source text, run by a program of its language.
+    Source(SourceProgram),
+}
+
+/// A file of source text and the program that runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceProgram {
+    /// The name of the file in the job's scratch folder.
+    pub file_name: String,
+    /// The source text.
+    pub source: Bytes,
+    /// Where the program is: the first of these that can be executed is. Each is a path (if it contains
+    /// `/`; relative to the working directory) or a name that is searched in PATH. The program receives
+    /// its own path as its name, by which some find their libraries.
+    pub programs: Vec<String>,
+    /// Its arguments.
+    pub args: Vec<SourceArgument>,
+}
+
+/// An argument of the program that runs a source file: its pieces are joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceArgument(pub Vec<ArgumentPiece>);
+
+/// A piece of an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArgumentPiece {
+    /// This text.
+    Text(String),
+    /// The path of the source file.
+    File,
+    /// The path of the job's scratch folder.
+    Folder,
+}
+
+impl SourceArgument {
+    /// An argument that is this text.
+    pub fn text(text: impl Into<String>) -> SourceArgument {
+        SourceArgument(vec![ArgumentPiece::Text(text.into())])
+    }
+}
+
+/// A file that naq writes into the scratch folder before the job starts, which only this job can read:
+/// for what is too large for a variable.
+#[derive(Clone, Debug)]
+pub struct JobFile {
+    /// Its name in the folder.
+    pub name: &'static str,
+    /// The variable that receives its path.
+    pub variable: &'static str,
+    /// Its content.
+    pub content: Bytes,
 }
 
 /// Standard input of a job.
@@ -92,9 +141,8 @@ pub struct Command {
     pub deadline: Option<BootInstant>,
     /// Whether the job gets a scratch folder, whose path is in `NAQ_WORK_DIR`.
     pub scratch: bool,
-    /// A file in the scratch folder, which only this job can read: a variable that gets its path, and
-    /// its content. For what is too large for a variable.
-    pub file: Option<(String, Bytes)>,
+    /// Files that naq writes into the scratch folder.
+    pub files: Vec<JobFile>,
     /// Whether the job runs in a spawner process of its own, so that its spawner's death is no other
     /// job's.
     pub alone: bool,
@@ -117,7 +165,7 @@ impl Command {
             kill_grace: Duration::from_secs(10),
             deadline: None,
             scratch: false,
-            file: None,
+            files: Vec::new(),
             alone: false,
             live: None,
         }

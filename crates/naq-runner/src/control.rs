@@ -131,7 +131,9 @@ impl ControlQueue {
             kept.push_front(queued);
         }
         self.messages = kept;
-        while self.exceeds(QUEUED_MESSAGES_MAX / 2, QUEUED_BYTES_MAX / 2) {
+        // the last one stays, however long its line is
+        while self.messages.len() > 1 && self.exceeds(QUEUED_MESSAGES_MAX / 2, QUEUED_BYTES_MAX / 2)
+        {
             if self.pop().is_none() {
                 return;
             }

@@ -65,7 +65,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 pub use boot_instant::BootInstant;
-pub use command::{Command, Program, ResourceLimits, Stdin};
+pub use command::{
+    ArgumentPiece, Command, JobFile, Program, ResourceLimits, SourceArgument, SourceProgram, Stdin,
+};
 pub use completion::{
     Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
 };
@@ -77,7 +79,8 @@ pub use landlock::{FileAccess, LandlockError};
 pub use live_output::{LiveChunk, LiveSink, StreamKind};
 pub use mask::{MASK, Mask};
 pub use options::{
-    Containment, DEFAULT_OUTPUT_BYTES, MemoryLimit, RunnerConfig, UnknownContainment,
+    CONTROL_LINE_BYTES_MAX, Containment, DEFAULT_OUTPUT_BYTES, MemoryLimit, RunnerConfig,
+    UnknownContainment,
 };
 pub use scratch::ScratchDir;
 pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
@@ -290,9 +293,10 @@ impl Runner {
         let pool = &self.inner.pool;
         let id = pool.next_id();
         let needs_folder = command.scratch
-            || command.file.is_some()
-            || matches!(command.program, Program::Script { .. });
-        let scratch = needs_folder.then(|| pool.scratch_dirs.take());
+            || !command.files.is_empty()
+            || !matches!(command.program, Program::Path { .. });
+        let names = written_files(&command);
+        let scratch = needs_folder.then(|| pool.scratch_dirs.take(names));
         let path = scratch.as_ref().map(ScratchDir::path);
         let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path);
         let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
@@ -366,6 +370,17 @@ impl Runner {
         }
         pool.scratch_dirs.remove();
     }
+}
+
+/// The names of the files that naq writes into the scratch folder of a job.
+fn written_files(command: &Command) -> Vec<String> {
+    let source = match &command.program {
+        Program::Path { .. } => None,
+        Program::Script { .. } => Some(scratch::SCRIPT.to_owned()),
+        Program::Source(source) => Some(source.file_name.clone()),
+    };
+    let files = command.files.iter().map(|file| file.name.to_owned());
+    source.into_iter().chain(files).collect()
 }
 
 /// Why a job with a limit of processors may use all of them.

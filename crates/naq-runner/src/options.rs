@@ -11,6 +11,9 @@ use super::user::JobUser;
 /// Default for [`RunnerConfig::default_output_bytes`]: 64 KiB.
 pub const DEFAULT_OUTPUT_BYTES: u64 = 64 * 1024;
 
+/// Default for [`RunnerConfig::control_line_bytes_max`]: 4 MiB, so that the result of a function fits.
+pub const CONTROL_LINE_BYTES_MAX: usize = 4 << 20;
+
 /// Default for [`RunnerConfig::resource_wait_max`].
 const DEFAULT_RESOURCE_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -82,7 +85,7 @@ impl RunnerConfig {
             private_tmp: false,
             spawner_program: None,
             default_output_bytes: DEFAULT_OUTPUT_BYTES,
-            control_line_bytes_max: 256 * 1024,
+            control_line_bytes_max: CONTROL_LINE_BYTES_MAX,
             resource_wait_max: DEFAULT_RESOURCE_WAIT_MAX,
         }
     }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 
-use super::command::{Command, Program};
+use super::command::{ArgumentPiece, Command, Program, SourceArgument, SourceProgram};
 use super::completion::SpawnFailure;
 use super::options::RunnerConfig;
-use super::scratch::{FILE, SCRIPT};
-use super::start_request::{ResourceLimits, StartRequest};
+use super::scratch::SCRIPT;
+use super::start_request::{ResourceLimits, StartFile, StartRequest};
 
 /// Maximum length of an encoded request, in bytes. The kernel rejects longer
 /// arguments anyway.
@@ -27,25 +27,37 @@ pub(super) fn prepare(
     open_files: (u64, u64),
     scratch: Option<&Path>,
 ) -> Result<Vec<u8>, Box<SpawnFailure>> {
-    let (argv, script) = build_argv(&command.program, scratch)?;
+    let (argv, source) = build_argv(&command.program, scratch)?;
     let program = argv.first().map_or("", String::as_str);
     if program.is_empty() {
         return Err(invalid_command("the program's name is empty".to_owned()));
     }
-    let candidates = candidates(program, &options.path);
+    let (candidates, named_by_path) = match &command.program {
+        Program::Source(source) => {
+            let programs = source.programs.iter();
+            let paths = programs.flat_map(|program| candidates(program, &options.path));
+            (paths.collect(), true)
+        }
+        _ => (candidates(program, &options.path), false),
+    };
     let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
     let cwd = path_to_str("the working directory", cwd)?;
     let scratch_text = match scratch {
         Some(path) => Some(path_to_str("the scratch folder", path)?),
         None => None,
     };
-    let file = scratch.unwrap_or(Path::new("/")).join(FILE);
-    let file = path_to_str("the scratch folder", &file)?;
-    let env = build_env(options, command, scratch_text, file);
+    let paths = file_paths(command, scratch_text.unwrap_or("/"));
+    let env = build_env(options, command, scratch_text, &paths);
     check_strings(&argv, cwd, &env)?;
-    if let Some(source) = script {
+    if let Program::Script { source, .. } = &command.program {
         check_shebang(source)?;
     }
+    let own = command.files.iter().map(|file| StartFile {
+        name: file.name,
+        mode: 0o600,
+        content: &file.content,
+    });
+    let files: Vec<StartFile<'_>> = source.into_iter().chain(own).collect();
     let limits = &command.limits;
     let request = StartRequest {
         resource_limits: ResourceLimits {
@@ -62,8 +74,8 @@ pub(super) fn prepare(
         kill_grace: command.kill_grace,
         has_stdin: !matches!(command.stdin, super::command::Stdin::Empty),
         scratch: scratch_text,
-        script: script.map(str::as_bytes),
-        file: command.file.as_ref().map(|(_, content)| &**content),
+        files: &files,
+        named_by_path,
         cwd,
         candidates: &candidates,
         argv: &argv,
@@ -118,34 +130,69 @@ fn path_to_str<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailu
         .ok_or_else(|| invalid_command(format!("{what} is not UTF-8: {}", path.display())))
 }
 
-/// The arguments, and the script to write before the start.
+/// The paths of the files that naq writes for the job, in their order.
+fn file_paths(command: &Command, scratch: &str) -> Vec<String> {
+    let files = command.files.iter();
+    files
+        .map(|file| format!("{scratch}/{}", file.name))
+        .collect()
+}
+
+/// The arguments, and the source text to write before the start.
 fn build_argv<'a>(
     program: &'a Program,
     scratch: Option<&Path>,
-) -> Result<(Vec<String>, Option<&'a str>), Box<SpawnFailure>> {
+) -> Result<(Vec<String>, Option<StartFile<'a>>), Box<SpawnFailure>> {
+    let scratch = scratch.unwrap_or(Path::new("/"));
     match program {
         Program::Path { program, args } => {
             let mut argv = vec![program.clone()];
             argv.extend(args.iter().cloned());
             Ok((argv, None))
         }
-        Program::Script {
-            source,
-            interpreter,
-            args,
-        } => {
-            let script = scratch.unwrap_or(Path::new("/")).join(SCRIPT);
+        Program::Script { source, args } => {
+            let script = scratch.join(SCRIPT);
             let script = path_to_str("the scratch folder", &script)?.to_owned();
-            let mut argv = match interpreter {
-                _ if source.starts_with("#!") => Vec::new(),
-                Some(interpreter) => interpreter.clone(),
-                None => vec!["sh".to_owned()],
+            let mut argv = match source.starts_with("#!") {
+                true => Vec::new(),
+                false => vec!["sh".to_owned()],
             };
             argv.push(script);
             argv.extend(args.iter().cloned());
-            Ok((argv, Some(source)))
+            let file = StartFile {
+                name: SCRIPT,
+                mode: 0o700,
+                content: source.as_bytes(),
+            };
+            Ok((argv, Some(file)))
+        }
+        Program::Source(source) => {
+            let argv = source_argv(source, path_to_str("the scratch folder", scratch)?);
+            let file = StartFile {
+                name: &source.file_name,
+                mode: 0o600,
+                content: &source.source,
+            };
+            Ok((argv, Some(file)))
         }
     }
+}
+
+/// The arguments of the program that runs a source file.
+fn source_argv(source: &SourceProgram, scratch: &str) -> Vec<String> {
+    let joined = |argument: &SourceArgument| -> String {
+        let pieces = argument.0.iter().map(|piece| match piece {
+            ArgumentPiece::Text(text) => text.clone(),
+            ArgumentPiece::File => format!("{scratch}/{}", source.file_name),
+            ArgumentPiece::Folder => scratch.to_owned(),
+        });
+        pieces.collect()
+    };
+    // The last is what errors name: the others are the places where it is looked for before PATH.
+    let name = source.programs.last().cloned().unwrap_or_default();
+    std::iter::once(name)
+        .chain(source.args.iter().map(joined))
+        .collect()
 }
 
 /// Rejects a `#!` line that ends in CRLF: the program would start and then report
@@ -180,7 +227,7 @@ fn build_env<'a>(
     options: &'a RunnerConfig,
     command: &'a Command,
     scratch: Option<&'a str>,
-    file: &'a str,
+    file_paths: &'a [String],
 ) -> Vec<(&'a str, &'a str)> {
     let given = options
         .base_env
@@ -189,10 +236,12 @@ fn build_env<'a>(
         .chain(&command.secrets)
         .map(|(name, value)| (name.as_str(), value.as_str()));
     let scratch = scratch.filter(|_| command.scratch);
+    let variables = command.files.iter().map(|file| file.variable);
+    let files = variables.zip(file_paths.iter().map(String::as_str));
     let set_by_runner = [("NAQ_CONTROL_FD", "3")]
         .into_iter()
         .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)))
-        .chain(command.file.as_ref().map(|(name, _)| (name.as_str(), file)));
+        .chain(files);
     let all = [("PATH", options.path.as_str())]
         .into_iter()
         .chain(given)

@@ -26,9 +26,6 @@ const REMOVE_ALL_MAX: Duration = Duration::from_secs(30);
 /// File name of a job's script in its scratch folder.
 pub(super) const SCRIPT: &str = "script";
 
-/// File name of [`Command::file`](super::Command::file) in the job's scratch folder.
-pub(super) const FILE: &str = "file";
-
 /// The scratch folders of one runner.
 #[derive(Debug)]
 pub(super) struct ScratchDirs {
@@ -89,8 +86,9 @@ impl ScratchDirs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty scratch folder: one to reuse, or the path of one that is yet to be created.
-    pub(super) fn take(self: &Arc<Self>) -> ScratchDir {
+    /// An empty scratch folder: one to reuse, or the path of one that is yet to be created. Into it naq
+    /// writes the files `written`.
+    pub(super) fn take(self: &Arc<Self>, written: Vec<String>) -> ScratchDir {
         let mut state = self.lock();
         let folder = match state.free.pop() {
             Some(mut folder) => {
@@ -108,6 +106,7 @@ impl ScratchDirs {
         };
         ScratchDir {
             folder: Some(folder),
+            written,
             pool: Arc::clone(self),
         }
     }
@@ -184,6 +183,8 @@ impl Drop for ScratchDirs {
 #[derive(Debug)]
 pub struct ScratchDir {
     folder: Option<PooledDir>,
+    /// The names of the files that naq writes into it.
+    written: Vec<String>,
     pool: Arc<ScratchDirs>,
 }
 
@@ -213,7 +214,7 @@ impl Drop for ScratchDir {
         let Some(mut folder) = self.folder.take().filter(|folder| folder.made.is_some()) else {
             return;
         };
-        if folder.is_unchanged() || folder.try_empty() {
+        if folder.is_unchanged() || folder.try_empty(&self.written) {
             let mut state = self.pool.lock();
             if state.has_root {
                 state.free.push(folder);
@@ -240,7 +241,7 @@ impl PooledDir {
 
 impl PooledDir {
     /// Removes what naq wrote into the folder. Returns whether the folder is empty afterwards.
-    fn try_empty(&mut self) -> bool {
+    fn try_empty(&mut self, written: &[String]) -> bool {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
             let inode = self.made.map(|made| made.inode);
             now.is_dir() && Some(now.ino()) == inode && now.mode() & 0o7777 == MODE
@@ -248,7 +249,7 @@ impl PooledDir {
         if !same {
             return false;
         }
-        for name in [SCRIPT, FILE] {
+        for name in written {
             let _ = fs::remove_file(self.path.join(name));
         }
         let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
@@ -303,7 +304,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let pool = ScratchDirs::new(temp.path().join("root"), None);
         let take = || {
-            let mut taken = pool.take();
+            let mut taken = pool.take(Vec::new());
             taken.create().unwrap();
             taken
         };

@@ -66,7 +66,8 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
             .chain([std::ptr::null()])
             .collect()
     };
-    let (candidates, arguments) = (pointers(&argv[..1]), pointers(argv));
+    let candidates = pointers(&argv[..1]);
+    let mut arguments = pointers(argv);
     let environment = pointers(env);
     let none = libc::rlimit {
         rlim_cur: 0,
@@ -98,7 +99,8 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
                 their_stderr.as_raw_fd(),
             ],
             candidates: candidates.as_ptr(),
-            argv: arguments.as_ptr(),
+            argv: arguments.as_mut_ptr(),
+            named_by_path: false,
             envp: environment.as_ptr(),
             failed_step: 0,
             failed_errno: 0,

@@ -23,6 +23,13 @@ pub(super) struct ResourceLimits {
     pub(super) nice: i32,
 }
 
+/// A file to write into the scratch folder.
+pub(super) struct StartFile<'a> {
+    pub(super) name: &'a str,
+    pub(super) mode: u32,
+    pub(super) content: &'a [u8],
+}
+
 /// A start request, as the worker builds it.
 pub(super) struct StartRequest<'a> {
     pub(super) resource_limits: ResourceLimits,
@@ -31,10 +38,10 @@ pub(super) struct StartRequest<'a> {
     pub(super) has_stdin: bool,
     /// The scratch folder, which the worker creates and removes.
     pub(super) scratch: Option<&'a str>,
-    /// Source to write to `<scratch>/script`.
-    pub(super) script: Option<&'a [u8]>,
-    /// Content to write to `<scratch>/file`.
-    pub(super) file: Option<&'a [u8]>,
+    /// Files to write into the scratch folder.
+    pub(super) files: &'a [StartFile<'a>],
+    /// Whether the program receives the path at which it was found as its name.
+    pub(super) named_by_path: bool,
     pub(super) cwd: &'a str,
     pub(super) candidates: &'a [String],
     pub(super) argv: &'a [String],
@@ -60,10 +67,12 @@ impl StartRequest<'_> {
         w.u64(self.timeout.map_or(UNLIMITED, millis));
         w.u64(millis(self.kill_grace));
         w.u8(u8::from(self.has_stdin));
-        w.u8(u8::from(self.script.is_some()));
-        w.block(self.script.unwrap_or_default());
-        w.u8(u8::from(self.file.is_some()));
-        w.block(self.file.unwrap_or_default());
+        w.u8(u8::from(self.named_by_path));
+        w.u32(self.files.len() as u32);
+        for file in self.files {
+            w.u32(file.mode).block(file.name.as_bytes());
+            w.block(file.content);
+        }
         w.u32(self.candidates.len() as u32);
         w.u32(self.argv.len() as u32);
         w.u32(self.env.len() as u32);
@@ -92,8 +101,8 @@ pub(super) struct StartFrame {
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
     pub(super) scratch: Option<PathBuf>,
-    script: Option<std::ops::Range<usize>>,
-    file: Option<std::ops::Range<usize>>,
+    pub(super) named_by_path: bool,
+    files: Vec<FileRanges>,
     cwd: usize,
     candidates: Vec<usize>,
     argv: Vec<usize>,
@@ -130,8 +139,10 @@ impl StartFrame {
         let timeout = Some(r.u64()?).filter(|ms| *ms != UNLIMITED);
         let kill_grace = Duration::from_millis(r.u64()?);
         let has_stdin = r.u8()? != 0;
-        let script = optional_block(&mut r)?;
-        let file = optional_block(&mut r)?;
+        let named_by_path = r.u8()? != 0;
+        let count = r.u32()?;
+        let files = (0..count).map(|_| FileRanges::read(&mut r));
+        let files = files.collect::<Result<Vec<_>, Malformed>>()?;
         let counts = [r.u32()?, r.u32()?, r.u32()?];
         let scratch = std::str::from_utf8(r.c_string()?).map_err(|_| Malformed)?;
         let scratch = (!scratch.is_empty()).then(|| PathBuf::from(scratch));
@@ -154,8 +165,8 @@ impl StartFrame {
             kill_grace,
             has_stdin,
             scratch,
-            script,
-            file,
+            named_by_path,
+            files,
             cwd,
             candidates,
             argv,
@@ -164,12 +175,13 @@ impl StartFrame {
         })
     }
 
-    pub(super) fn script(&self) -> Option<&[u8]> {
-        self.script.clone().map(|range| &self.body[range])
-    }
-
-    pub(super) fn file(&self) -> Option<&[u8]> {
-        self.file.clone().map(|range| &self.body[range])
+    /// The files to write into the scratch folder.
+    pub(super) fn files(&self) -> impl Iterator<Item = StartFile<'_>> {
+        self.files.iter().map(|file| StartFile {
+            name: std::str::from_utf8(&self.body[file.name.clone()]).unwrap_or("file"),
+            mode: file.mode,
+            content: &self.body[file.content.clone()],
+        })
     }
 
     pub(super) fn cwd(&self) -> &str {
@@ -216,12 +228,27 @@ impl StartFrame {
     }
 }
 
-/// Reads a block that may be absent. Returns where in the body it is.
-fn optional_block(r: &mut Reader<'_>) -> Result<Option<std::ops::Range<usize>>, Malformed> {
-    let is_present = r.u8()? != 0;
-    let bytes = r.block()?.len();
-    let end = r.position();
-    Ok(is_present.then(|| end - bytes..end))
+/// Where in the body a file is.
+struct FileRanges {
+    mode: u32,
+    name: std::ops::Range<usize>,
+    content: std::ops::Range<usize>,
+}
+
+impl FileRanges {
+    fn read(r: &mut Reader<'_>) -> Result<FileRanges, Malformed> {
+        let mode = r.u32()?;
+        let mut block = || -> Result<std::ops::Range<usize>, Malformed> {
+            let bytes = r.block()?.len();
+            let end = r.position();
+            Ok(end - bytes..end)
+        };
+        Ok(FileRanges {
+            mode,
+            name: block()?,
+            content: block()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +259,18 @@ mod tests {
     fn an_encoded_request_decodes_to_the_same() {
         let env = [("A", "1=2")];
         let strings = ["/bin/x".to_owned(), "y z".to_owned()];
+        let files = [
+            StartFile {
+                name: "script",
+                mode: 0o700,
+                content: b"#!/bin/sh\n\0x",
+            },
+            StartFile {
+                name: "file",
+                mode: 0o600,
+                content: b"",
+            },
+        ];
         let request = StartRequest {
             resource_limits: ResourceLimits {
                 memory_bytes: Some(5),
@@ -243,8 +282,8 @@ mod tests {
             kill_grace: Duration::from_secs(2),
             has_stdin: true,
             scratch: Some("/tmp/s"),
-            script: Some(b"#!/bin/sh\n\0x"),
-            file: Some(b"\0"),
+            files: &files,
+            named_by_path: true,
             cwd: "/",
             candidates: &strings[..1],
             argv: &strings,
@@ -254,8 +293,14 @@ mod tests {
         assert_eq!(start.resource_limits, request.resource_limits);
         assert_eq!(start.timeout, request.timeout);
         assert_eq!(start.kill_grace, request.kill_grace);
-        assert_eq!(start.script(), request.script);
-        assert_eq!(start.file(), request.file);
+        let decoded: Vec<_> = start.files().collect();
+        assert_eq!(decoded.len(), 2);
+        for (decoded, file) in decoded.iter().zip(&files) {
+            let parts =
+                |file: &StartFile<'_>| (file.name.to_owned(), file.mode, file.content.to_vec());
+            assert_eq!(parts(decoded), parts(file));
+        }
+        assert!(start.named_by_path);
         assert_eq!(start.cwd(), "/");
         assert_eq!(start.candidates().collect::<Vec<_>>(), ["/bin/x"]);
         assert_eq!(start.program(), "/bin/x");

@@ -9,6 +9,7 @@
 
 pub mod cli;
 mod clock;
+pub mod languages;
 pub mod local_server;
 pub mod metrics;
 mod process_id;

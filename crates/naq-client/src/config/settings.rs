@@ -93,6 +93,7 @@ typed_settings! {
     allow_setuid: bool,
     strict_limits: bool,
     private_tmp: bool,
+    runners_dir: Option<PathBuf>,
     secrets_dir: Option<PathBuf>,
     worker_labels: BTreeMap<String, String>,
     trusted_proxies: Vec<String>,

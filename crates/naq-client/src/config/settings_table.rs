@@ -519,6 +519,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, ""),
     row(
+        "runners_dir",
+        "NAQ_RUNNERS_DIR",
+        SettingKind::Path,
+        DefaultValue::None,
+        "folder of runners, one folder per runner, which are added to those of naq or replace them",
+    )
+    .with_flag(FlagScope::Worker, "DIR"),
+    row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
         SettingKind::Path,
@@ -642,6 +650,10 @@ pub(super) const CONFIG_FILE_VARIABLE: &str = "NAQ_CONFIG";
 /// it too.
 pub const TIMEZONE_FOLDER_VARIABLE: &str = "NAQ_TZDIR";
 
+/// Variables that name the programs of naq's runners. They are no settings: the manifest of a runner names them.
+pub(super) const RUNNER_PROGRAM_VARIABLES: &[&str] =
+    &["NAQ_PYTHON", "NAQ_NODE", "NAQ_RUBY", "NAQ_PERL", "NAQ_PHP"];
+
 /// A variable that every job has.
 pub(super) const JOB_ID_VARIABLE: &str = "NAQ_JOB_ID";
 
@@ -663,6 +675,8 @@ pub(super) const JOB_VARIABLES: &[&str] = &[
     JOB_TOKEN_VARIABLE,
     "NAQ_CHECKPOINT",
     "NAQ_CHECKPOINT_FILE",
+    "NAQ_CALL_FILE",
+    "NAQ_CONTROL_LINE_MAX",
 ];
 
 /// Variables of the Python library that have no effect any more, and what replaces them. A name that ends in `*`

@@ -5,8 +5,8 @@ use naq_protocol::closest_match;
 use super::error::Warning;
 use super::process_env::ProcessEnv;
 use super::settings_table::{
-    CONFIG_FILE_VARIABLE, JOB_ID_VARIABLE, JOB_VARIABLES, REMOVED, SETTINGS,
-    TIMEZONE_FOLDER_VARIABLE,
+    CONFIG_FILE_VARIABLE, JOB_ID_VARIABLE, JOB_VARIABLES, REMOVED, RUNNER_PROGRAM_VARIABLES,
+    SETTINGS, TIMEZONE_FOLDER_VARIABLE,
 };
 
 /// Warnings about variables that look like settings but are not.
@@ -15,6 +15,7 @@ pub(super) fn variable_warnings(env: &ProcessEnv) -> Vec<Warning> {
     let known = |name: &str| {
         name == CONFIG_FILE_VARIABLE
             || name == TIMEZONE_FOLDER_VARIABLE
+            || RUNNER_PROGRAM_VARIABLES.contains(&name)
             || (in_a_job && JOB_VARIABLES.contains(&name))
             || SETTINGS.iter().any(|setting| setting.variable == name)
     };

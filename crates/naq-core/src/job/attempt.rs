@@ -8,7 +8,7 @@ use super::takeover::LeaseEnd;
 use super::transition::{
     Interrupted, finish, interrupt, list_failed_attempt, reset_to_queued, retry_at, saturating_add,
 };
-use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
+use naq_protocol::{Envelope, Exception, Outcome, Reason, Record, Timestamp};
 
 /// Number of attempts in a row to start a job for which the worker's machine is short of something,
 /// after which the job fails. A job that needs more than any worker has must not wander forever.
@@ -16,6 +16,9 @@ const FAILED_STARTS_MAX: u32 = 3;
 
 /// Number of bytes at the end of standard error in which the error of a program is looked for.
 const STDERR_READ_BYTES: usize = 8_192;
+
+/// Number of characters of an exception that [`Record::error`] shows.
+const EXCEPTION_CHARS_MAX: usize = 300;
 
 /// How an attempt's first process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +107,7 @@ pub fn end_attempt(
 ) -> OnEnd {
     record.error.clone_from(&attempt.error);
     if is_success(envelope, &attempt.end) {
+        record.exception = None;
         return finished(record, Outcome::Succeeded, attempt.now);
     }
     // A program that succeeded has succeeded; any other end of a job that should be cancelled
@@ -112,7 +116,8 @@ pub fn end_attempt(
         return finished(record, Outcome::Cancelled, attempt.now);
     }
     if record.error.is_none() && is_failure_of_program(&attempt.end) {
-        record.error = program_error(&record);
+        record.error = record.exception.as_ref().map(exception_line);
+        record.error = record.error.take().or_else(|| program_error(&record));
     }
     let (reason, class) = match attempt.end {
         AttemptEnd::Cancelled => {
@@ -133,12 +138,26 @@ pub fn end_attempt(
         AttemptEnd::CpuTimeExceeded => (Reason::CpuTime, FailureClass::Retryable),
         AttemptEnd::FileSizeExceeded => (Reason::FileSize, FailureClass::Retryable),
         AttemptEnd::Signalled(_) => (Reason::Signal, FailureClass::Retryable),
+        AttemptEnd::Exited(_) if record.exception.as_ref().is_some_and(|it| it.fatal) => {
+            (Reason::Exit, FailureClass::Fatal)
+        }
         AttemptEnd::Exited(code) => (
             Reason::Exit,
             backoff::classify_failure(envelope, Reason::Exit, Some(code)),
         ),
     };
     after_failure(record, envelope, attempt, reason, class)
+}
+
+/// An exception in one line: its type and the first line of its message.
+fn exception_line(exception: &Exception) -> String {
+    match exception.message.lines().next() {
+        Some(message) if !message.trim().is_empty() => {
+            let line = format!("{}: {}", exception.kind, message.trim());
+            line.chars().take(EXCEPTION_CHARS_MAX).collect()
+        }
+        _ => exception.kind.clone(),
+    }
 }
 
 /// What the program of the last attempt wrote about its failure, as far as its standard error is in the record.
@@ -223,6 +242,70 @@ mod tests {
     use super::super::transition::start;
     use super::*;
     use naq_protocol::{CapturedOutput, JobId, Lease, Phase, QueueName, State};
+
+    #[test]
+    fn an_exception_is_the_error_and_a_fatal_one_is_not_retried() {
+        let now = Timestamp::from_unix_ms(0).unwrap();
+        let lease = Lease {
+            worker_id: "w".to_owned(),
+            sequence: 1,
+            delivery: 1,
+            alone: false,
+            unknown: naq_protocol::UnknownFields::default(),
+        };
+        let mut envelope = Envelope::command("x", [] as [&str; 0]);
+        envelope.max_retries = Some(3);
+        let attempt = FinishedAttempt {
+            end: AttemptEnd::Exited(1),
+            error: None,
+            retry_after: None,
+            now,
+            random: 0.5,
+            max_worker_crashes: 3,
+        };
+        let ended = |fatal: bool, code: i32| {
+            let queue = QueueName::new("q").unwrap();
+            let mut record = Box::new(Record::new(
+                JobId::new("j").unwrap(),
+                queue,
+                Phase::Queued,
+                now,
+            ));
+            start(&mut record, lease.clone(), now);
+            record.exception = Some(Exception {
+                kind: "ValueError".to_owned(),
+                message: "no such city\nat all".to_owned(),
+                trace: None,
+                fatal,
+                unknown: naq_protocol::UnknownFields::default(),
+            });
+            let end = AttemptEnd::Exited(code);
+            end_attempt(
+                record,
+                &envelope,
+                &FinishedAttempt {
+                    end,
+                    ..attempt.clone()
+                },
+            )
+        };
+        let OnEnd::Retry { record, .. } = ended(false, 1) else {
+            panic!("it has retries")
+        };
+        assert_eq!(record.error.as_deref(), Some("ValueError: no such city"));
+        let OnEnd::Finish {
+            record,
+            dead_letter,
+        } = ended(true, 1)
+        else {
+            panic!("it is fatal")
+        };
+        assert!(dead_letter && record.exception.is_some());
+        let OnEnd::Finish { record, .. } = ended(true, 0) else {
+            panic!("it has succeeded")
+        };
+        assert!(record.exception.is_none() && record.error.is_none());
+    }
 
     #[test]
     fn a_job_that_no_machine_can_start_is_requeued_and_fails_in_the_end() {

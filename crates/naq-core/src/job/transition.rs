@@ -28,6 +28,7 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.attempt += 1;
     record.fence = next_fence(record.fence, now);
     record.error = None;
+    record.exception = None;
     record.exit_code = None;
     record.signal = None;
     record.stdout = None;
@@ -108,6 +109,7 @@ pub(super) fn block(record: &mut Record, waits: BlockedOn, sequence: u64) {
 /// Returns the job to its queue as if the attempt had never begun.
 pub(super) fn reset_to_queued(record: &mut Record) {
     record.set_phase(Phase::Queued);
+    record.exception = None;
     record.exit_code = None;
     record.signal = None;
     record.stdout = None;

@@ -16,7 +16,6 @@ use super::super::children::Children;
 use super::super::errno::{errno_of, is_resource_shortage};
 use super::super::landlock::{FileAccess, signal_scope};
 use super::super::namespace::{self, Namespace};
-use super::super::scratch::{FILE, SCRIPT};
 use super::super::spawner_setup::{SpawnerSetup, UserIds};
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
@@ -252,13 +251,10 @@ impl Launcher {
     ) -> Result<Job, LaunchError> {
         if let Some(scratch) = &start.scratch {
             let user = self.user.as_ref();
-            let files = [(SCRIPT, 0o700, start.script()), (FILE, 0o600, start.file())];
-            for (name, mode, content) in files {
-                if let Some(content) = content {
-                    let path = scratch.join(name);
-                    write_file(&path, mode, content, user)
-                        .map_err(|e| write_error(&path, content.len(), &e))?;
-                }
+            for file in start.files() {
+                let path = scratch.join(file.name);
+                write_file(&path, file.mode, file.content, user)
+                    .map_err(|e| write_error(&path, file.content.len(), &e))?;
             }
         }
         let mut tree = self.acquire_tree().map_err(|errno| {
@@ -333,7 +329,7 @@ impl Launcher {
             None => (self.pid, (-1, -1)),
         };
         let procs_to_join = self.procs_to_join(group)?;
-        let [candidates, argv, envp] = start.pointers();
+        let [candidates, mut argv, envp] = start.pointers();
         let fd = |at: usize| fds.get(at).map_or(0, AsRawFd::as_raw_fd);
         let first = usize::from(start.has_stdin);
         let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
@@ -353,7 +349,8 @@ impl Launcher {
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
             candidates: candidates.as_ptr(),
-            argv: argv.as_ptr(),
+            argv: argv.as_mut_ptr(),
+            named_by_path: start.named_by_path,
             envp: envp.as_ptr(),
             failed_step: 0,
             failed_errno: 0,

@@ -81,8 +81,10 @@ pub(crate) struct ChildPlan {
     pub(crate) fds: [RawFd; 4],
     /// Null-terminated list of paths to try.
     pub(crate) candidates: *const *const c_char,
-    /// Null-terminated arguments.
-    pub(crate) argv: *const *const c_char,
+    /// Null-terminated arguments, at least one. The child may replace the first.
+    pub(crate) argv: *mut *const c_char,
+    /// Whether the first argument becomes the path that is executed.
+    pub(crate) named_by_path: bool,
     /// Null-terminated environment.
     pub(crate) envp: *const *const c_char,
     /// The [`ChildStep`] that failed, or 0; written by the child.
@@ -301,7 +303,8 @@ unsafe fn restrict(plan: &ChildPlan) -> Result<(), ChildStep> {
 ///
 /// As for [`setup`].
 unsafe fn exec(plan: &mut ChildPlan) -> ChildStep {
-    // SAFETY: `candidates`, `argv` and `envp` are null-terminated and kept by the parent.
+    // SAFETY: `candidates`, `argv` and `envp` are null-terminated and kept by the parent, which does
+    // not read `argv` meanwhile; it has a first entry.
     unsafe {
         let mut candidate = 0;
         plan.failed_errno = libc::ENOENT;
@@ -310,7 +313,10 @@ unsafe fn exec(plan: &mut ChildPlan) -> ChildStep {
             if path.is_null() {
                 return ChildStep::Exec;
             }
-            libc::execve(path, plan.argv, plan.envp);
+            if plan.named_by_path {
+                *plan.argv = path;
+            }
+            libc::execve(path, plan.argv.cast_const(), plan.envp);
             let errno = *libc::__errno_location();
             // As `execvp` does: continue after ENOENT and EACCES, and prefer to
             // report EACCES.

@@ -34,12 +34,8 @@ impl EnvelopeCheck {
     /// Checks a valid envelope. `place` says where it is, such as `line 3`; empty if it is the only one.
     ///
     /// # Errors
-    /// Returns a [`Failure`] if no worker of this version runs the job, and for each warning if the
-    /// check is strict.
+    /// Returns a [`Failure`] for each warning if the check is strict.
     pub(super) fn check(&mut self, envelope: &Envelope, place: &str) -> Result<(), Failure> {
-        if let Err(unsupported) = envelope.check_supported() {
-            return Err(refused(place, &unsupported.to_string()));
-        }
         for name in envelope.unknown.names() {
             let meant = closest_match(name, Envelope::field_names().iter().copied())
                 .map(|field| format!("; did you mean `{field}`?"))

@@ -147,6 +147,36 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "runner list",
+        &[
+            ("List runners", "naq runner list"),
+            (
+                "List them with those of a folder",
+                "naq runner list --runners-dir runners",
+            ),
+        ],
+    ),
+    (
+        "runner show",
+        &[
+            ("Print how Python scripts are run", "naq runner show python"),
+            (
+                "Print what calls Python functions",
+                "naq runner show python --shim",
+            ),
+        ],
+    ),
+    (
+        "runner check",
+        &[
+            ("Check which runners work here", "naq runner check"),
+            (
+                "Check some of them, for a program",
+                "naq runner check sh python --json",
+            ),
+        ],
+    ),
+    (
         "job reschedule",
         &[
             (

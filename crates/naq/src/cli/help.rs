@@ -43,6 +43,7 @@ const WORKER_OPTIONS: &[(&str, &[&str])] = &[
             "strict_limits",
             "workdir",
             "kill_grace",
+            "runners_dir",
         ],
     ),
     (

@@ -18,12 +18,24 @@ use naq_protocol::{
 /// The job to run.
 #[derive(Debug, Default, Args)]
 pub(super) struct JobOptions {
-    /// Command and its arguments, after --; with --script, the script's arguments
+    /// Command and its arguments, after --; with --script or --call, the arguments alone
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<String>,
     /// Script to run instead of a command (- for standard input)
     #[arg(long, value_name = "FILE")]
     script: Option<String>,
+    /// Function to call instead of a command, such as module:name; its arguments are JSON
+    #[arg(long, value_name = "FUNCTION", conflicts_with = "script")]
+    call: Option<String>,
+    /// Runner of the script or the function: the name of a language [default: by the file's extension]
+    #[arg(long, value_name = "RUNNER")]
+    runner: Option<String>,
+    /// Named arguments of the function, a JSON object
+    #[arg(long, value_name = "JSON", requires = "call")]
+    kwargs: Option<String>,
+    /// Folder in which the function's runner looks for modules first
+    #[arg(long, value_name = "DIR", requires = "call")]
+    module_path: Vec<String>,
     /// Job's id [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -173,7 +185,7 @@ impl JobOptions {
         times: &TimeReader<'_>,
     ) -> Result<Envelope, Failure> {
         let variable = |name: &str| session.variable(name);
-        let mut envelope = self.program()?;
+        let mut envelope = self.program(session)?;
         envelope.job_id = self.chosen_id()?;
         for text in &self.env {
             let (name, value) = env_pair(text, &variable)?;
@@ -214,14 +226,28 @@ impl JobOptions {
         Ok(envelope)
     }
 
-    /// Returns an envelope that has only the command or script, and its arguments.
-    fn program(&self) -> Result<Envelope, Failure> {
+    /// Returns an envelope that has only the command, the script or the function, and its arguments.
+    fn program(&self, session: &Session) -> Result<Envelope, Failure> {
+        if let Some(function) = &self.call {
+            return self.function(session, function);
+        }
         match (&self.script, self.command.split_first()) {
             (Some(file), _) => {
                 let mut envelope = Envelope::script(read_text(file, "the script")?);
                 envelope.args = strings(&self.command);
+                let has_line = envelope
+                    .script
+                    .as_ref()
+                    .is_some_and(|s| s.starts_with("#!"));
+                envelope.runner.clone_from(&self.runner);
+                if !has_line && envelope.runner.is_none() {
+                    envelope.runner = runner_of(session, file)?;
+                }
                 Ok(envelope)
             }
+            (None, Some(_)) if self.runner.is_some() => Err(Failure::usage(
+                "--runner is for --script and --call: a command is a program itself",
+            )),
             (None, Some((program, args))) => {
                 if args.is_empty() {
                     note_shell_line(program);
@@ -229,9 +255,45 @@ impl JobOptions {
                 Ok(Envelope::command(program.clone(), args.to_vec()))
             }
             (None, None) => Err(Failure::usage(
-                "nothing to run: give a command after `--`, or --script FILE",
+                "nothing to run: give a command after `--`, --script FILE or --call FUNCTION",
             )),
         }
+    }
+
+    /// Returns an envelope that has only the function, and its arguments.
+    fn function(&self, session: &Session, function: &str) -> Result<Envelope, Failure> {
+        let file = function.rsplit_once(':').map_or(function, |(file, _)| file);
+        let runner = match &self.runner {
+            Some(runner) => Some(runner.clone()),
+            None => runner_of(session, file)?,
+        };
+        let runner = runner.ok_or_else(|| {
+            Failure::usage("--call needs the runner of the function's language: --runner python")
+        })?;
+        let mut envelope = Envelope {
+            function: Some(function.to_owned()),
+            runner: Some(runner),
+            module_path: self.module_path.clone(),
+            ..Envelope::default()
+        };
+        for text in &self.command {
+            let argument = serde_json::from_str(text).map_err(|error| {
+                let quoted = naq_protocol::command_line([serde_json::Value::from(text.as_str())
+                    .to_string()
+                    .as_str()]);
+                let failure = Failure::usage(format!(
+                    "an argument of a function is JSON, and {} is not: {error}",
+                    word_hints::quoted(text)
+                ));
+                failure.hint(format!("as a text it is {quoted}"))
+            })?;
+            envelope.args.push(argument);
+        }
+        if let Some(text) = &self.kwargs {
+            envelope.kwargs = serde_json::from_str(text)
+                .map_err(|error| Failure::usage(format!("--kwargs is no JSON object: {error}")))?;
+        }
+        Ok(envelope)
     }
 
     /// Reads `--stdin`.
@@ -286,10 +348,19 @@ impl JobOptions {
         id.map_err(|error| Failure::usage(error.to_string()))
     }
 
-    /// Whether neither a command nor a script is given.
+    /// Whether neither a command nor a script nor a function is given.
     pub(super) fn is_empty(&self) -> bool {
-        self.command.is_empty() && self.script.is_none()
+        self.command.is_empty() && self.script.is_none() && self.call.is_none()
     }
+}
+
+/// The name of the runner of a file, by its extension. `None` for a shell script, which needs none, and for a
+/// file of no runner.
+fn runner_of(session: &Session, file: &str) -> Result<Option<String>, Failure> {
+    let languages = super::runner::languages(session, None)?;
+    let found = languages.for_file(std::path::Path::new(file));
+    let name = found.map(|language| language.name().to_owned());
+    Ok(name.filter(|name| name != "sh"))
 }
 
 /// Sets the standard input of a job: as text if it is UTF-8, otherwise as base64.

@@ -242,6 +242,37 @@ pub(super) struct QueueReport<'a> {
     pub(super) replicas: usize,
 }
 
+/// The runner of a language.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "runner")]
+pub(super) struct RunnerReport {
+    /// Its name, as in `--runner`.
+    #[serde(rename = "runner")]
+    pub(super) name: String,
+    /// Whether it runs scripts.
+    pub(super) scripts: bool,
+    /// Whether it calls functions.
+    pub(super) functions: bool,
+    /// How its processes can be kept ready, best first.
+    pub(super) warm: Vec<String>,
+    /// The extensions of its scripts.
+    pub(super) extensions: Vec<String>,
+    /// The lowest and the highest version of its program with which it was tested. Empty if it never was.
+    pub(super) tested: Vec<String>,
+    /// The folder of the operator that it is from. Absent for a runner of naq.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) folder: Option<String>,
+    /// Whether it works on this machine. Absent if nobody has checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) works: Option<bool>,
+    /// The version of its program on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<String>,
+    /// Why it does not work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) problem: Option<String>,
+}
+
 /// A stream or consumer compared with what naq needs.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "layout")]
@@ -673,6 +704,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<AuditRecord>(),
         generator.subschema_for::<QueueReport>(),
         generator.subschema_for::<QueueChange>(),
+        generator.subschema_for::<RunnerReport>(),
         generator.subschema_for::<ResultsPurged>(),
         generator.subschema_for::<ScheduleReport>(),
         generator.subschema_for::<AddedScheduleReport>(),

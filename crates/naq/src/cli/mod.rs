@@ -48,6 +48,7 @@ mod result;
 mod retry;
 mod root_jobs;
 mod run;
+mod runner;
 mod runtime;
 mod schedule;
 mod schedule_options;
@@ -147,6 +148,8 @@ enum Verb {
     Queue(queue::Args),
     /// List queues
     Queues(queue::ListArgs),
+    /// List, show or check the runners of scripts and functions
+    Runner(runner::Args),
     /// Remove the results of ended jobs, or every job of queues
     ///
     /// `naq purge --results` frees room in the store, and works when it is full. `naq purge QUEUE` is
@@ -395,6 +398,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::JobControl(args) => job_control::run(session, *args).await,
         Verb::Queue(args) => queue::run(session, args).await,
         Verb::Queues(args) => queue::list(session, args).await,
+        Verb::Runner(args) => runner::run(session, args).await,
         Verb::Purge(args) => purge::run(session, args).await,
         Verb::Workers(args) => workers::run(session, args).await,
         Verb::ListWorkers(args) => workers::list(session, args).await,

@@ -120,6 +120,7 @@ impl WorkerOptions {
         options.grants = self.grants(session, &options.queues)?.unwrap_or_default();
         options.job_user = job_user(session)?.map(|user| (user.uid, user.gid));
         options.allow_env = [settings.allow_env.as_slice(), &self.allow_env].concat();
+        options.languages = super::runner::languages(session, None)?;
         if let Some(folder) = &settings.secrets_dir {
             options.secrets = SecretStore::folder(folder);
         }

@@ -81,6 +81,7 @@ pub(super) async fn list(session: &Session, args: ListArgs) -> Result<u8, Failur
             Column::new("CONTAINMENT").optional(5),
             Column::new("MEMORY").optional(6),
             Column::new("LABELS").optional(4),
+            Column::new("RUNNERS").optional(7),
             Column::new("QUEUES"),
         ],
         &rows,
@@ -109,8 +110,16 @@ fn row(worker: &WorkerInfo, now: Timestamp) -> Vec<String> {
         worker.containment.clone(),
         render::or_dash(worker.memory_limit.clone().unwrap_or_default()),
         render::or_dash(labels.join(" ")),
+        render::or_dash(runners(worker)),
         join_names(&worker.queues),
     ]
+}
+
+/// The runners of a worker with their versions: `node 20.20.2, python 3.12.3`.
+fn runners(worker: &WorkerInfo) -> String {
+    let runners = worker.runners.iter();
+    let named = runners.map(|(name, version)| format!("{name} {version}").trim_end().to_owned());
+    named.collect::<Vec<_>>().join(", ")
 }
 
 fn state(state: WorkerState) -> String {

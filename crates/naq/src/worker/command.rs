@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::options::WorkerConfig;
+use crate::languages::{Invocation, RunnerProblem};
 use naq_core::has_required_labels;
 use naq_protocol::{
     Envelope, EnvelopeError, JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, Record, RejectReason,
     Stdin as EnvelopeStdin,
 };
-use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};
+use naq_runner::{Command, JobFile, LiveSink, Program, Stdin, is_env_denied};
 
 /// Checks an envelope against what this worker allows and supports.
 ///
@@ -19,10 +20,13 @@ pub(super) fn check_policy(
     envelope: &Envelope,
     options: &WorkerConfig,
 ) -> Result<(), EnvelopeError> {
-    envelope.check_supported()?;
     if !has_required_labels(&options.labels, &envelope.requires) {
         // the worker that runs the job checks what it may set
         return Ok(());
+    }
+    if let Err(problem) = options.languages.check(envelope) {
+        let RunnerProblem { field, message } = problem;
+        return Err(EnvelopeError::new(RejectReason::NotAllowed, field, message));
     }
     for name in envelope.env.keys() {
         if is_env_denied(name, &options.allow_env) {
@@ -70,20 +74,16 @@ pub(super) fn build_command(
     secrets: Vec<(String, String)>,
     live: Option<LiveSink>,
 ) -> Command {
-    let args = envelope.command_args();
-    let program = match (&envelope.command, &envelope.script) {
-        (Some(program), _) => Program::Path {
-            program: program.clone(),
-            args,
-        },
-        (None, script) => Program::Script {
-            source: script.clone().unwrap_or_default(),
-            interpreter: None,
-            args,
-        },
-    };
     let record = identity.record;
+    // The policy was checked before, so the runner is there.
+    let invocation = options.languages.invocation(envelope).ok().flatten();
+    let (program, runner_env, call) = match invocation {
+        Some(Invocation { program, env, call }) => (program, env, call),
+        None => (own_program(envelope), Vec::new(), None),
+    };
     let mut command = Command::new(record.job_id.as_str(), program);
+    let is_function = call.is_some();
+    command.files.extend(call);
     command.cwd = envelope.cwd.as_ref().map(PathBuf::from);
     command.stdin = match envelope.stdin_source() {
         EnvelopeStdin::Empty => Stdin::Empty,
@@ -96,11 +96,9 @@ pub(super) fn build_command(
     command.secrets = secrets;
     command.live = live;
     command.scratch = true;
-    let mut env: Vec<(String, String)> = envelope
-        .env
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let own = envelope.env.iter();
+    let own = own.map(|(name, value)| (name.clone(), value.clone()));
+    let mut env: Vec<(String, String)> = runner_env.into_iter().chain(own).collect();
     let max_attempts = envelope
         .max_retries
         .unwrap_or(0)
@@ -114,6 +112,13 @@ pub(super) fn build_command(
     set("NAQ_WORKER_ID", identity.worker_id.to_owned());
     set("NAQ_FENCE", record.fence.to_string());
     set("NAQ_CONTROL_FD", "3".to_owned());
+    if is_function {
+        // A shim refuses a result that does not fit, instead of losing it.
+        set(
+            "NAQ_CONTROL_LINE_MAX",
+            naq_runner::CONTROL_LINE_BYTES_MAX.to_string(),
+        );
+    }
     for (name, value) in identity.socket_variables() {
         set(name, value);
     }
@@ -125,7 +130,11 @@ pub(super) fn build_command(
         if checkpoint.len() <= CHECKPOINT_VARIABLE_BYTES_MAX {
             set("NAQ_CHECKPOINT", checkpoint.clone());
         }
-        command.file = Some(("NAQ_CHECKPOINT_FILE".to_owned(), checkpoint.into()));
+        command.files.push(JobFile {
+            name: ".naq-checkpoint.json",
+            variable: "NAQ_CHECKPOINT_FILE",
+            content: checkpoint.into(),
+        });
     }
     if let Some(schedule) = &record.schedule_id {
         set("NAQ_SCHEDULE_ID", schedule.to_string());
@@ -140,6 +149,21 @@ pub(super) fn build_command(
     }
     command.env = env;
     command
+}
+
+/// The program of a job that needs no runner: its command, or its script.
+fn own_program(envelope: &Envelope) -> Program {
+    let args = envelope.command_args();
+    match (&envelope.command, &envelope.script) {
+        (Some(program), _) => Program::Path {
+            program: program.clone(),
+            args,
+        },
+        (None, script) => Program::Script {
+            source: script.clone().unwrap_or_default(),
+            args,
+        },
+    }
 }
 
 /// The limits of a job: the envelope's, each with the worker's default.
@@ -218,13 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_fields_are_rejected() {
+    fn a_job_of_a_runner_that_is_not_here_is_rejected() {
         let options = WorkerConfig::new(Vec::new(), 1);
-        let envelope = Envelope::parse(br#"{"function":"module:name"}"#).unwrap();
+        let json = br#"{"function":"module:name","runner":"cobol"}"#;
+        let envelope = Envelope::parse(json).unwrap();
         let invalid = check_policy(&envelope, &options).unwrap_err();
         assert_eq!(
             (invalid.reason, invalid.path.as_str()),
-            (RejectReason::NotAllowed, "function")
+            (RejectReason::NotAllowed, "runner")
         );
     }
 

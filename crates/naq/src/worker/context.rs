@@ -1,6 +1,6 @@
 //! What all deliveries of a worker share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct WorkerContext {
     /// requested and claimed meanwhile; but it starts only when a place is free, so that a server
     /// which stores nothing neither fills this worker's memory with outcomes nor gets more claims.
     pub(super) places: Semaphore,
+    /// The runners whose programs this worker has found, with their versions.
+    pub(super) runners: Mutex<BTreeMap<String, String>>,
     /// The writes that NATS refuses at the moment.
     pub(super) refused_writes: RefusedWrites,
     /// The metrics of this worker.

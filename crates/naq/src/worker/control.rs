@@ -10,7 +10,7 @@ use super::context::WorkerContext;
 use super::lease::MessageLease;
 use naq_jetstream::{Broker, BrokerError};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobProgress, Record, State};
+use naq_protocol::{Exception, JobProgress, Record, State};
 use naq_runner::{ControlMessage, StopReason};
 
 /// How long the first message waits for further ones before the record is written.
@@ -79,6 +79,13 @@ impl ControlState {
                     record.checkpoint = Some(value.clone());
                     Ok(())
                 }
+                "error" => match serde_json::from_str::<ReportedError>(value.get()) {
+                    Ok(error) => {
+                        record.exception = Some(error.into());
+                        Ok(())
+                    }
+                    Err(error) => Err(format!("error: {error}")),
+                },
                 "retry_after" => match serde_json::from_str::<WireDuration>(value.get()) {
                     Ok(span) => {
                         self.retry_after = Some(span.0);
@@ -98,6 +105,59 @@ impl ControlState {
             }
         }
     }
+}
+
+/// An exception, as a job reports it.
+#[derive(serde::Deserialize)]
+struct ReportedError {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    trace: Option<String>,
+    /// Whether the job may be retried; true if absent.
+    #[serde(default)]
+    retry: Option<bool>,
+}
+
+// The lengths of an exception's texts on the record, in bytes.
+const EXCEPTION_TYPE_BYTES_MAX: usize = 256;
+const EXCEPTION_MESSAGE_BYTES_MAX: usize = 4 << 10;
+const EXCEPTION_TRACE_BYTES_MAX: usize = 16 << 10;
+
+impl From<ReportedError> for Exception {
+    fn from(error: ReportedError) -> Exception {
+        Exception {
+            kind: beginning(error.kind, EXCEPTION_TYPE_BYTES_MAX),
+            message: beginning(error.message, EXCEPTION_MESSAGE_BYTES_MAX),
+            // the innermost call, which says most, is at the end in most languages
+            trace: error
+                .trace
+                .map(|trace| end(&trace, EXCEPTION_TRACE_BYTES_MAX)),
+            fatal: error.retry == Some(false),
+            unknown: naq_protocol::UnknownFields::default(),
+        }
+    }
+}
+
+/// The beginning of a text, cut between two characters.
+fn beginning(mut text: String, bytes_max: usize) -> String {
+    let mut at = bytes_max.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    text.truncate(at);
+    text
+}
+
+/// The end of a text, cut between two characters.
+fn end(text: &str, bytes_max: usize) -> String {
+    let mut at = text.len().saturating_sub(bytes_max);
+    while !text.is_char_boundary(at) {
+        at += 1;
+    }
+    text[at..].to_owned()
 }
 
 /// The result of writing a running job's record.
@@ -257,6 +317,24 @@ mod tests {
             "{:?}",
             record.warnings
         );
+    }
+
+    #[test]
+    fn an_exception_is_kept_within_its_limits() {
+        let line = format!(
+            r#"{{"error": {{"type": "E", "message": "{}", "trace": "{}ö", "retry": false}}}}"#,
+            "ä".repeat(5_000),
+            "x".repeat(20_000)
+        );
+        let (record, _) = applied(&[&line]);
+        let exception = record.exception.unwrap();
+        assert_eq!(exception.kind, "E");
+        assert_eq!(exception.message.len(), 4_096);
+        let trace = exception.trace.unwrap();
+        assert!(trace.len() == 16_384 && trace.ends_with('ö'));
+        assert!(exception.fatal);
+        let (record, _) = applied(&[r#"{"error": {"message": "no type"}}"#]);
+        assert!(record.exception.is_none() && record.warnings[0].contains("type"));
     }
 
     #[test]

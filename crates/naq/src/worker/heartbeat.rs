@@ -1,6 +1,7 @@
 //! The heartbeat: what a worker reports about itself.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use super::context::WorkerContext;
 use super::options::WorkerCommand;
@@ -52,6 +53,7 @@ pub(super) async fn write(context: &Arc<WorkerContext>, facts: HeartbeatFacts) {
         unstored_error: refused.map(|(_, error)| error),
         containment: context.runner.containment().to_string(),
         memory_limit: Some(context.runner.memory_limit().name().to_owned()),
+        runners: runners(context),
         labels: options.labels.clone(),
         started_at: facts.started_at,
         last_seen: now(),
@@ -74,6 +76,12 @@ pub(super) async fn write(context: &Arc<WorkerContext>, facts: HeartbeatFacts) {
             tracing::warn!("the heartbeat is not stored: {error}");
         }
     });
+}
+
+/// The runners that this worker has found so far.
+fn runners(context: &WorkerContext) -> BTreeMap<String, String> {
+    let found = context.runners.lock();
+    found.unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn hostname() -> String {

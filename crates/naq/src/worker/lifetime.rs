@@ -1,7 +1,7 @@
 //! A worker's life around its loop: what it sets up before, and how it signs off after.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -15,7 +15,7 @@ use super::lease::HeldLeases;
 use super::metrics::WorkerMetrics;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::report::Report;
-use super::{label_routes, prepare, server_down};
+use super::{label_routes, prepare, probe_runners, server_down};
 use crate::clock::ClockWatch;
 use crate::metrics::EnqueuedJobs;
 use crate::process_id::{self, Service};
@@ -78,6 +78,7 @@ pub async fn run_worker(
         leases: HeldLeases::default(),
         refused_writes: RefusedWrites::default(),
         places: Semaphore::new(options.concurrency),
+        runners: Mutex::default(),
         running_alone: Semaphore::new(1),
         job_log: JobLog::new(),
         registered_routes: RegisteredRoutes::default(),
@@ -88,6 +89,7 @@ pub async fn run_worker(
         let watching = label_routes::watch_routes(Arc::clone(&context), reports.clone());
         AbortOnDropHandle::new(tokio::spawn(watching))
     });
+    let probing = AbortOnDropHandle::new(tokio::spawn(probe_runners::run(Arc::clone(&context))));
     let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
@@ -101,7 +103,7 @@ pub async fn run_worker(
     }
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
-    drop((routes, clock, down, keeping, connection));
+    drop((routes, probing, clock, down, keeping, connection));
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
 }

@@ -34,6 +34,7 @@ mod live_output;
 mod metrics;
 mod options;
 mod prepare;
+mod probe_runners;
 mod pull_planner;
 mod record_outcome;
 mod reject;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
+use crate::languages::Languages;
 use crate::metrics::{Metrics, Role};
 use crate::traces::Traces;
 use crate::watchdog::{ServiceManager, Watchdog};
@@ -45,6 +46,8 @@ pub struct WorkerConfig {
     pub grants: Grants,
     /// User and group of the jobs. `None` means those of this process.
     pub job_user: Option<(u32, u32)>,
+    /// The runners of scripts and functions.
+    pub languages: Languages,
     /// Source of the secrets that envelopes name.
     pub secrets: SecretStore,
     /// Default time that the record of a finished job is kept.
@@ -107,6 +110,7 @@ impl WorkerConfig {
             allow_env: Vec::new(),
             grants: Grants::default(),
             job_user: None,
+            languages: Languages::default(),
             secrets: SecretStore::empty(),
             result_ttl: Duration::from_secs(7 * 86_400),
             ack_wait: Duration::from_secs(30),

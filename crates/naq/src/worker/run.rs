@@ -180,6 +180,7 @@ impl Attempt<'_> {
             }
         };
         failpoint("run.ended");
+        let completion = with_runner(completion, self.envelope);
         // A checkpoint that is still being written replaces the same revision as the outcome. If
         // it wins, the outcome meets a conflict and merges.
         drop(checkpointer);
@@ -288,6 +289,21 @@ fn classify_end(
         random: rand::random(),
         max_worker_crashes: context.options.max_worker_crashes,
     }
+}
+
+/// Names the runner in the failure of a job whose runner's program is not on this machine.
+fn with_runner(mut completion: Completion, envelope: &Envelope) -> Completion {
+    if let Termination::NotStarted(failure) = &mut completion.end
+        && let Some(runner) = envelope.runner.as_deref()
+        && failure.step == "exec"
+    {
+        let (runner, _) = runner.split_once(':').unwrap_or((runner, ""));
+        failure.message = format!(
+            "the runner `{runner}` does not work on this worker: {}; `naq runner check {runner}` says more",
+            failure.message
+        );
+    }
+    completion
 }
 
 // Errors that records show for ends without an exit code of the job's own.

@@ -135,9 +135,7 @@ async fn enqueue_as(
 
 /// Checks an envelope as workers do. `prefix` is the pointer to it in the body.
 pub(in crate::web) fn check_envelope(bytes: &[u8], prefix: &str) -> Result<Envelope, Problem> {
-    Envelope::parse(bytes)
-        .and_then(|envelope| envelope.check_supported().map(|()| envelope))
-        .map_err(|error| Problem::of_envelope(&error, prefix))
+    Envelope::parse(bytes).map_err(|error| Problem::of_envelope(&error, prefix))
 }
 
 /// The trace that a request belongs to. An invalid header counts as absent, as the standard requires.
