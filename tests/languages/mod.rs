@@ -3,9 +3,11 @@
 //! A test needs `python3`, as all of naq's tests do. What needs another language is skipped where it is
 //! not installed, unless `NAQ_TEST_REQUIRE` lists it.
 
+mod warm;
+
 use naq_protocol::{Reason, Record, State};
 
-use crate::harness::naq::{Naq, id, text};
+use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
 
 /// A module for the functions of these tests.
@@ -227,12 +229,14 @@ fn a_worker_lists_the_runners_of_its_machine() {
         .worker(&["default"])
         .env("NAQ_WORKER_HEARTBEAT_INTERVAL", "200ms")
         .spawn();
-    crate::harness::naq::eventually("python is listed", || {
+    eventually("python is listed", || {
         let workers = naq.block_on(naq.client().list_workers()).unwrap();
-        let python = workers[0].runners.get("python");
+        let python = workers
+            .first()
+            .and_then(|worker| worker.runners.get("python"));
         python.is_some_and(|version| version.starts_with("3."))
     });
-    let shown = naq.cli(["list-workers", "--wide"]).run().succeeds();
+    let shown = naq.cli(["list-workers", "--runners"]).run().succeeds();
     assert!(shown.stdout.contains("python 3."), "{shown:?}");
 }
 

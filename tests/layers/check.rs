@@ -13,6 +13,7 @@ pub(super) const ROWS: &[&[&str]] = &[
     &[
         "metrics",
         "clock",
+        "languages",
         "process_id",
         "text",
         "traces",

@@ -222,6 +222,7 @@ fn valid_values() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         ("runner", vec![json!(null)]),
+        ("module_path", vec![json!([]), json!(null)]),
         (
             "args",
             vec![

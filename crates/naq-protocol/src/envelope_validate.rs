@@ -27,13 +27,12 @@ const HAS_NUL: &str = "it has a NUL, which no process can receive";
 
 const NOT_SUPPORTED: &str = "this version of naq does not support it yet";
 
-/// The names that `must_understand` may list: the fields that this version supports, those of `limits` after a dot.
+/// The names that `must_understand` may list: the fields that this version knows, those of `limits` after a dot.
 pub(crate) fn names_to_understand() -> Vec<String> {
     let fields = Envelope::field_names().iter();
-    let supported = fields.filter(|name| !UNSUPPORTED_FIELDS.contains(name));
     let limits = ResourceLimits::field_names().iter();
     let limits = limits.map(|limit| format!("limits.{limit}"));
-    supported
+    fields
         .map(|name| (*name).to_owned())
         .chain(limits)
         .collect()

@@ -117,7 +117,7 @@ pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};
 pub use record::{
     BlockedOn, Exception, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
-    INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Record, ResourceUsage,
+    INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Preparation, Record, ResourceUsage,
 };
 pub use rerun::rerun_envelope;
 pub use retry::{Backoff, RetryDelay};

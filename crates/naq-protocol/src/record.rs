@@ -159,6 +159,25 @@ pub struct FailedAttempt {
     pub unknown: UnknownFields,
 }
 
+/// What an attempt did before its start, outside of the job's timeout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
+pub struct Preparation {
+    /// What it wrote, standard output first: at most the last 4,096 bytes.
+    pub output: String,
+    /// How long it took, in milliseconds.
+    #[serde(deserialize_with = "lenient::integer")]
+    pub wall_ms: u64,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
 /// The exception by which an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self")]
@@ -409,6 +428,14 @@ pub struct Record {
         skip_serializing_if = "Option::is_none"
     )]
     pub exception: Option<Exception>,
+    /// What the last attempt did before its start, such as installing what its script needs. Absent if it had
+    /// nothing to do.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub preparation: Option<Preparation>,
     /// Problems that did not make the job fail.
     #[serde(
         default,
@@ -514,6 +541,7 @@ pub struct Record {
 
 keeps_unknown_fields!(
     Exception,
+    Preparation,
     Lease,
     Interruption,
     FailedAttempt,
@@ -565,6 +593,7 @@ impl Record {
             usage: None,
             error: None,
             exception: None,
+            preparation: None,
             warnings: Vec::new(),
             leaked: false,
             cancel_requested: false,

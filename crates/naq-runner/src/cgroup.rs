@@ -410,6 +410,13 @@ impl Cgroup {
         }
     }
 
+    /// Kills every process but one.
+    pub(super) fn kill_others(&self, spared: i32) {
+        for pid in self.processes().into_iter().filter(|pid| *pid != spared) {
+            send_signals(pid, &[Signal::SIGKILL], || self.has_process(pid));
+        }
+    }
+
     /// Whether a process is in this group.
     fn has_process(&self, pid: i32) -> bool {
         let group = group_below_mount(&pid.to_string()).unwrap_or_default();

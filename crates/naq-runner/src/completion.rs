@@ -28,7 +28,7 @@ pub enum Termination {
 pub struct SpawnFailure {
     /// The step that failed: `request`, `scratch`, `clone`, `session`,
     /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `landlock`, `exec`, `stopped`,
-    /// `deadline`.
+    /// `deadline`, `prepare`.
     pub step: String,
     /// The name of the system's error (`ENOENT`), if the system reported one.
     pub errno: Option<String>,
@@ -43,6 +43,11 @@ pub struct SpawnFailure {
 }
 
 impl SpawnFailure {
+    /// A failure of a step before the start, which a retry may mend.
+    pub fn of_step(step: &str, message: String) -> SpawnFailure {
+        SpawnFailure::new(step, message, false)
+    }
+
     /// A failure that no system call reported.
     pub(super) fn new(step: &str, message: String, fatal: bool) -> SpawnFailure {
         SpawnFailure {

@@ -1,6 +1,7 @@
 //! A job in the worker's process: its state, and how it ends.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -62,6 +63,16 @@ pub(super) enum Phase {
     Collected,
 }
 
+/// What the start of a warm process needs besides its command. Empty for any other job.
+#[derive(Debug, Default)]
+pub(super) struct JobParts {
+    /// The process's end of the socket to its worker, which becomes descriptor 4.
+    pub(super) socket: Option<OwnedFd>,
+    /// What becomes standard output, standard error and the control channel, in place of pipes of the
+    /// job's own. Empty, or three.
+    pub(super) given: Vec<OwnedFd>,
+}
+
 #[derive(Debug)]
 pub(super) struct JobState {
     pub(super) phase: Phase,
@@ -78,6 +89,10 @@ pub(super) struct JobState {
     /// Moved into the collector, whose drop ends the stream for the reader.
     pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
+    /// Whether it is a warm process that runs a job.
+    pub(super) is_armed: bool,
+    /// The flags of the last job of a warm process, once its spawner has removed what that job left.
+    pub(super) swept: Option<u8>,
     /// Control messages that the handle has not returned yet.
     pub(super) control: ControlQueue,
 }
@@ -99,6 +114,8 @@ pub(super) struct Job {
     pub(super) alone: bool,
     /// The limits that are not enforced, each as a sentence for the completion's warnings.
     pub(super) unheld_limits: Vec<&'static str>,
+    /// What a warm process needs.
+    pub(super) parts: JobParts,
     /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,
     pub(super) state: Mutex<JobState>,
@@ -116,6 +133,11 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
+    /// Whether it is a warm process, which runs jobs and takes none of their slots.
+    pub(super) fn is_warm(&self) -> bool {
+        self.parts.socket.is_some()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, JobState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

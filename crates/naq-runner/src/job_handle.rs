@@ -1,7 +1,7 @@
 //! The handle of a started job: waiting for it, and stopping it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::boot_instant::BootInstant;
 use super::completion::{Completion, StopReason};
@@ -14,6 +14,8 @@ use super::pool::Pool;
 pub struct JobHandle {
     pub(super) pool: Arc<Pool>,
     pub(super) job: Arc<Job>,
+    /// The warm process that runs the job. `None` if the job is a process of its own.
+    pub(super) warm: Option<Arc<Job>>,
 }
 
 impl JobHandle {
@@ -60,20 +62,60 @@ impl JobHandle {
         match why {
             StopReason::LeaseLost | StopReason::Abandoned => self.kill(why),
             StopReason::Cancel | StopReason::Drain => {
-                self.pool.stop(&self.job, why, Some(self.job.kill_grace));
+                self.signal(why, Some(self.job.kill_grace));
             }
         }
     }
 
+    /// Stops the process of the job, which for a job in a warm process is that one.
+    fn signal(&self, why: StopReason, grace: Option<Duration>) {
+        match &self.warm {
+            None => self.pool.stop(&self.job, why, grace),
+            Some(process) => {
+                self.job.lock().stop.get_or_insert(why);
+                self.pool.signal(process.id, grace);
+            }
+        }
+    }
+
+    /// Whether the job is over.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.job.lock().phase, Phase::Done(_) | Phase::Collected)
+    }
+
+    /// Waits until the job is over, and leaves its completion to [`JobHandle::wait`]. Cancel safe.
+    pub(super) async fn wait_over(&self) {
+        self.wait_until(|state| {
+            matches!(state.phase, Phase::Done(_) | Phase::Collected).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the spawner has removed what the last job of this warm process has left. Returns the
+    /// flags of that job; `None` if the process is over.
+    pub(super) async fn wait_swept(&self) -> Option<u8> {
+        self.wait_until(|state| match state.phase {
+            Phase::Done(_) | Phase::Collected => Some(None),
+            _ => state.swept.take().map(Some),
+        })
+        .await
+    }
+
     /// Sends KILL to the whole process tree at once.
     pub fn kill(&self, why: StopReason) {
-        self.pool.stop(&self.job, why, None);
+        self.signal(why, None);
     }
 
     /// Sets when the job's spawner kills it without a grace. The spawner does so although this
     /// process may be stopped or blocked by then.
     pub fn set_deadline(&self, deadline: BootInstant) {
-        self.pool.set_deadline(&self.job, deadline);
+        match &self.warm {
+            None => self.pool.set_deadline(&self.job, deadline),
+            Some(process) => {
+                self.job.lock().deadline = Some(deadline);
+                self.pool.set_deadline(process, deadline);
+            }
+        }
     }
 
     async fn wait_until<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
@@ -90,8 +132,7 @@ impl JobHandle {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Collected);
-        if !over {
+        if !self.is_over() {
             self.kill(StopReason::Abandoned);
         }
     }

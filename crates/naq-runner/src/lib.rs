@@ -54,6 +54,7 @@ mod spawner_watch;
 mod start_request;
 mod sys;
 mod user;
+mod warm;
 mod wire;
 
 use std::io;
@@ -87,11 +88,12 @@ pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
 pub use sys::async_fd::register_readable;
 pub use user::{JobUser, UserError};
+pub use warm::{WarmBoot, WarmCall, WarmError, WarmMode, WarmProcess};
 
 use cgroup::WorkerCgroup;
 use control::ControlQueue;
 use file_lookups::FileLookups;
-use job::{ExitReport, Job, JobState, Phase};
+use job::{ExitReport, Job, JobParts, JobState, Phase};
 use pool::Pool;
 use scratch::ScratchDirs;
 use spawner_process::SpawnerProcess;
@@ -290,17 +292,20 @@ impl Runner {
     /// fails: if the command is invalid, [`JobHandle::wait`] returns
     /// [`Termination::NotStarted`].
     pub fn start_job(&self, command: Command) -> JobHandle {
+        self.start_with(command, JobParts::default())
+    }
+
+    /// Starts a job with further descriptors.
+    fn start_with(&self, command: Command, parts: JobParts) -> JobHandle {
         let pool = &self.inner.pool;
-        let id = pool.next_id();
         let needs_folder = command.scratch
             || !command.files.is_empty()
             || !matches!(command.program, Program::Path { .. });
         let names = written_files(&command);
         let scratch = needs_folder.then(|| pool.scratch_dirs.take(names));
         let path = scratch.as_ref().map(ScratchDir::path);
-        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path);
-        let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
-        let mask = Mask::new(secrets);
+        let has_socket = parts.socket.is_some();
+        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path, has_socket);
         let unheld_limits = self.unheld_limits(&command.limits);
         let refusal = match unheld_limits.first() {
             Some(unheld) if pool.options.strict_limits => Some(refuse_limit(unheld)),
@@ -311,8 +316,28 @@ impl Runner {
             (Err(failure), _) => (Vec::new(), Some(ExitReport::not_started(*failure))),
             (Ok(_), Some(failure)) => (Vec::new(), Some(ExitReport::not_started(failure))),
         };
-        let job = Arc::new(Job {
-            id,
+        let mut job = self.new_job(command, body, scratch);
+        job.parts = parts;
+        let job = Arc::new(job);
+        match refused {
+            Some(exit) => job.drain_and_finish(None, exit, &mut []),
+            None => pool.submit(Arc::clone(&job)),
+        }
+        JobHandle {
+            pool: Arc::clone(pool),
+            job,
+            warm: None,
+        }
+    }
+
+    /// A job that is not started yet.
+    fn new_job(&self, command: Command, body: Vec<u8>, scratch: Option<ScratchDir>) -> Job {
+        let pool = &self.inner.pool;
+        let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
+        Job {
+            id: pool.next_id(),
+            mask: Mask::new(secrets),
+            unheld_limits: self.unheld_limits(&command.limits),
             job_id: command.job_id,
             body,
             stdin: command.stdin,
@@ -324,10 +349,9 @@ impl Runner {
                 .output_bytes
                 .unwrap_or(pool.options.default_output_bytes),
             control_line_bytes_max: pool.options.control_line_bytes_max,
-            mask,
             alone: command.alone,
-            unheld_limits,
             keep_scratch: command.scratch,
+            parts: JobParts::default(),
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
                 scratch,
@@ -337,18 +361,17 @@ impl Runner {
                 first_resend: None,
                 live: command.live,
                 started: None,
+                is_armed: false,
+                swept: None,
                 control: ControlQueue::default(),
             }),
             changed: Notify::new(),
-        });
-        match refused {
-            Some(exit) => job.drain_and_finish(None, exit, &mut []),
-            None => pool.submit(Arc::clone(&job)),
         }
-        JobHandle {
-            pool: Arc::clone(pool),
-            job,
-        }
+    }
+
+    /// Whether the runner takes no more jobs.
+    pub fn is_shut_down(&self) -> bool {
+        self.inner.pool.lock().closing
     }
 
     /// Kills the running jobs and ends the spawners. Returns when all of them are

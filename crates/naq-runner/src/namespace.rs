@@ -202,6 +202,15 @@ impl Namespace {
         false
     }
 
+    /// The processes whose parents have ended: children of the first one. By their ids outside of the
+    /// namespace.
+    pub(super) fn orphans(&mut self) -> Vec<i32> {
+        match self.children.pids() {
+            Ok(pids) => pids.collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Whether the first process was asked to exit, since processes were left.
     pub(super) fn is_exiting(&self) -> bool {
         self.exiting

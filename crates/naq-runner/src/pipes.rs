@@ -35,6 +35,17 @@ impl Pipes {
     }
 }
 
+impl Pipes {
+    /// Further descriptors of the same ends.
+    pub(super) fn try_clone(&self) -> std::io::Result<Pipes> {
+        Ok(Pipes {
+            stdout: self.stdout.try_clone()?,
+            stderr: self.stderr.try_clone()?,
+            control: self.control.try_clone()?,
+        })
+    }
+}
+
 /// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadOutcome {

@@ -44,6 +44,15 @@ pub(super) enum Outgoing {
     Kill { id: u32 },
     /// KILL at this time.
     Deadline { id: u32, at: BootInstant },
+    /// A warm process starts a job: its timeout begins.
+    Arm {
+        id: u32,
+        timeout: Option<Duration>,
+        kill_grace: Duration,
+        deadline: Option<BootInstant>,
+    },
+    /// The job of a warm process is over: kill what it left, and report its flags.
+    Disarm { id: u32 },
     /// A question whether the spawner still works.
     Ping,
     /// Remove a scratch folder.
@@ -196,8 +205,12 @@ impl Pool {
 
     /// Assigns queued jobs to spawners while slots and descriptors are available.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
-        while state.running < self.options.concurrency && !state.closing {
-            let Some((at, spawner)) = self.next_start(state) else {
+        while !state.closing {
+            let is_full = state.running >= self.options.concurrency;
+            if is_full && !state.pending.iter().any(|job| job.is_warm()) {
+                return;
+            }
+            let Some((at, spawner)) = self.next_start(state, is_full) else {
                 self.wait_for_spawner(state);
                 return;
             };
@@ -239,7 +252,7 @@ impl Pool {
                     Instant::now().checked_add(timeout.saturating_add(job.kill_grace))
                 });
             }
-            state.running += 1;
+            state.running += usize::from(!job.is_warm());
             let spawner = &mut state.spawners[spawner];
             spawner.unreported_starts += 1;
             spawner.jobs.insert(job.id, Arc::clone(&job));
@@ -251,9 +264,10 @@ impl Pool {
     }
 
     /// The first queued job that a spawner is ready for, and that spawner. A job that waits for the
-    /// spawner of its own delays no other.
-    fn next_start(&self, state: &PoolState) -> Option<(usize, usize)> {
-        let mut queued = state.pending.iter().enumerate();
+    /// spawner of its own delays no other. If all slots are taken, only a warm process starts.
+    fn next_start(&self, state: &PoolState, is_full: bool) -> Option<(usize, usize)> {
+        let queued = state.pending.iter().enumerate();
+        let mut queued = queued.filter(|(_, job)| !is_full || job.is_warm());
         queued.find_map(|(at, job)| {
             if job.lock().stop.is_some() {
                 // it ends, and needs no spawner for that
@@ -364,7 +378,7 @@ impl Pool {
             state.spawners[spawner].unreported_starts =
                 state.spawners[spawner].unreported_starts.saturating_sub(1);
         }
-        state.running -= 1;
+        state.running -= usize::from(!job.is_warm());
         self.dispatch(&mut state);
         Some(job)
     }
@@ -378,7 +392,7 @@ impl Pool {
         };
         state.spawners[spawner].unreported_starts =
             state.spawners[spawner].unreported_starts.saturating_sub(1);
-        state.running -= 1;
+        state.running -= usize::from(!job.is_warm());
         let now = Instant::now();
         let first_resend = {
             let mut job_state = job.lock();
@@ -414,7 +428,7 @@ impl Pool {
         for outgoing in outbox.into_iter().rev() {
             if let Outgoing::Start { job, .. } = outgoing {
                 state.spawners[spawner].jobs.remove(&job.id);
-                state.running -= 1;
+                state.running -= usize::from(!job.is_warm());
                 job.lock().phase = Phase::Pending;
                 state.pending.push_front(job);
             }
@@ -454,11 +468,84 @@ impl Pool {
         }
     }
 
+    /// Signals the job that a warm process runs: TERM and then KILL after the grace, or KILL at once. Does
+    /// nothing if that job is over: the process may be idle, or run another.
+    pub(super) fn signal(&self, id: u32, grace: Option<Duration>) {
+        self.post(id, |job| {
+            let mut state = job.lock();
+            if !state.is_armed {
+                return None;
+            }
+            state.act_by = Some(Instant::now());
+            Some(match grace {
+                Some(grace) => Outgoing::Stop { id, grace },
+                None => Outgoing::Kill { id },
+            })
+        });
+    }
+
+    /// Has the spawner of a warm process keep the timeout and the deadline of the job that it starts.
+    pub(super) fn arm(
+        &self,
+        process: &Arc<Job>,
+        timeout: Option<Duration>,
+        kill_grace: Duration,
+        deadline: Option<BootInstant>,
+    ) {
+        self.post(process.id, |job| {
+            let mut state = job.lock();
+            state.is_armed = true;
+            state.swept = None;
+            state.deadline = deadline;
+            state.act_by = timeout
+                .and_then(|timeout| Instant::now().checked_add(timeout.saturating_add(kill_grace)));
+            Some(Outgoing::Arm {
+                id: job.id,
+                timeout,
+                kill_grace,
+                deadline,
+            })
+        });
+    }
+
+    /// Has the spawner of a warm process end the job that the process ran.
+    pub(super) fn disarm(&self, process: &Arc<Job>) {
+        self.post(process.id, |job| {
+            let mut state = job.lock();
+            state.is_armed = false;
+            state.deadline = None;
+            state.act_by = None;
+            Some(Outgoing::Disarm { id: job.id })
+        });
+    }
+
+    /// Sends a message about a process to the spawner that runs it, if one does.
+    fn post(&self, id: u32, message: impl FnOnce(&Job) -> Option<Outgoing>) {
+        let mut state = self.lock();
+        let mut spawners = state.spawners.iter_mut();
+        let Some(spawner) = spawners.find(|spawner| spawner.jobs.contains_key(&id)) else {
+            return;
+        };
+        let message = spawner.jobs.get(&id).and_then(|job| message(job));
+        if let Some(message) = message {
+            spawner.watch.continue_if_stopped();
+            spawner.outbox.push_back(message);
+            spawner.wake.notify_one();
+        }
+    }
+
     /// Sets when a job's spawner kills it. A job without a spawner gets the deadline when it is
     /// sent to one.
     pub(super) fn set_deadline(&self, job: &Arc<Job>, at: BootInstant) {
         let mut state = self.lock();
-        job.lock().deadline = Some(at);
+        {
+            let mut job_state = job.lock();
+            // A warm process without a job has no deadline.
+            if job.is_warm() && !job_state.is_armed {
+                return;
+            }
+            job_state.deadline = Some(at);
+        }
         let id = job.id;
         let spawner = state
             .spawners
@@ -513,7 +600,8 @@ fn allocate(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), SpawnFailure> {
     open_job_fds(job).map_err(|errno| failure("descriptors", "cannot open the job's pipes", errno))
 }
 
-/// Opens the descriptors of a job: the worker's ends and the job's.
+/// Opens the descriptors of a job: the worker's ends and the job's. The job's are its standard input (if
+/// any), its pipes, the socket of a warm process, and the request if it is in a file.
 fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
     let mut job_fds = Vec::with_capacity(5);
     if let Stdin::Bytes(bytes) = &job.stdin {
@@ -521,7 +609,20 @@ fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
         // never has to wait for a job that does not read.
         job_fds.push(sealed_memfd(c"stdin", bytes)?);
     }
-    let pipes = Pipes::open(&mut job_fds)?;
+    let pipes = match job.parts.given.as_slice() {
+        [] => Pipes::open(&mut job_fds)?,
+        given => {
+            // Nothing is written to the pipes of the job itself.
+            let pipes = Pipes::open(&mut Vec::new())?;
+            for fd in given {
+                job_fds.push(fd.try_clone().map_err(|e| errno_of(&e))?);
+            }
+            pipes
+        }
+    };
+    if let Some(socket) = &job.parts.socket {
+        job_fds.push(socket.try_clone().map_err(|e| errno_of(&e))?);
+    }
     let in_memfd = job.body.len() > INLINE_BYTES_MAX;
     if in_memfd {
         job_fds.push(sealed_memfd(c"naq-request", &job.body)?);
@@ -529,7 +630,7 @@ fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
     Ok((pipes, job_fds, in_memfd))
 }
 
-fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+pub(super) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
     // Written at an offset, so that the job reads from the beginning.

@@ -26,6 +26,7 @@ pub(super) fn prepare(
     command: &Command,
     open_files: (u64, u64),
     scratch: Option<&Path>,
+    has_socket: bool,
 ) -> Result<Vec<u8>, Box<SpawnFailure>> {
     let (argv, source) = build_argv(&command.program, scratch)?;
     let program = argv.first().map_or("", String::as_str);
@@ -76,6 +77,7 @@ pub(super) fn prepare(
         scratch: scratch_text,
         files: &files,
         named_by_path,
+        has_socket,
         cwd,
         candidates: &candidates,
         argv: &argv,
@@ -131,7 +133,7 @@ fn path_to_str<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailu
 }
 
 /// The paths of the files that naq writes for the job, in their order.
-fn file_paths(command: &Command, scratch: &str) -> Vec<String> {
+pub(super) fn file_paths(command: &Command, scratch: &str) -> Vec<String> {
     let files = command.files.iter();
     files
         .map(|file| format!("{scratch}/{}", file.name))
@@ -223,7 +225,7 @@ pub(super) fn candidates(program: &str, path: &str) -> Vec<String> {
 }
 
 /// The environment of the job. Later variables override earlier ones.
-fn build_env<'a>(
+pub(super) fn build_env<'a>(
     options: &'a RunnerConfig,
     command: &'a Command,
     scratch: Option<&'a str>,

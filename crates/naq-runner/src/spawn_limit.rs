@@ -101,6 +101,7 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
             candidates: candidates.as_ptr(),
             argv: arguments.as_mut_ptr(),
             named_by_path: false,
+            socket: -1,
             envp: environment.as_ptr(),
             failed_step: 0,
             failed_errno: 0,

@@ -465,6 +465,20 @@ fn write_request(w: &mut Writer, outgoing: &Outgoing) {
         Outgoing::Deadline { id, at } => {
             w.u8(to_spawner::DEADLINE).u32(*id).u64(at.to_nanos());
         }
+        Outgoing::Arm {
+            id,
+            timeout,
+            kill_grace,
+            deadline,
+        } => {
+            let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(UNLIMITED - 1);
+            w.u8(to_spawner::ARM).u32(*id);
+            w.u64(timeout.map_or(UNLIMITED, ms)).u64(ms(*kill_grace));
+            w.u64(deadline.map_or(UNLIMITED, BootInstant::to_nanos));
+        }
+        Outgoing::Disarm { id } => {
+            w.u8(to_spawner::DISARM).u32(*id);
+        }
         Outgoing::Ping => {
             w.u8(to_spawner::PING).u32(0);
         }
@@ -537,6 +551,13 @@ fn handle_replies(
                 let error = String::from_utf8_lossy(r.block()?);
                 if let Some(job) = pool.lock().spawners[index].jobs.get(&id) {
                     tracing::warn!(job_id = %job.job_id, %error, "cannot start a job yet, retrying");
+                }
+            }
+            to_worker::SWEPT => {
+                let flags = r.u8()?;
+                if let Some(job) = pool.lock().spawners[index].jobs.get(&id) {
+                    job.lock().swept = Some(flags);
+                    job.changed.notify_waiters();
                 }
             }
             to_worker::RESEND => pool.resend(index, id),

@@ -42,6 +42,8 @@ pub(super) struct StartRequest<'a> {
     pub(super) files: &'a [StartFile<'a>],
     /// Whether the program receives the path at which it was found as its name.
     pub(super) named_by_path: bool,
+    /// Whether a socket becomes descriptor 4.
+    pub(super) has_socket: bool,
     pub(super) cwd: &'a str,
     pub(super) candidates: &'a [String],
     pub(super) argv: &'a [String],
@@ -68,6 +70,7 @@ impl StartRequest<'_> {
         w.u64(millis(self.kill_grace));
         w.u8(u8::from(self.has_stdin));
         w.u8(u8::from(self.named_by_path));
+        w.u8(u8::from(self.has_socket));
         w.u32(self.files.len() as u32);
         for file in self.files {
             w.u32(file.mode).block(file.name.as_bytes());
@@ -102,6 +105,7 @@ pub(super) struct StartFrame {
     pub(super) has_stdin: bool,
     pub(super) scratch: Option<PathBuf>,
     pub(super) named_by_path: bool,
+    pub(super) has_socket: bool,
     files: Vec<FileRanges>,
     cwd: usize,
     candidates: Vec<usize>,
@@ -140,6 +144,7 @@ impl StartFrame {
         let kill_grace = Duration::from_millis(r.u64()?);
         let has_stdin = r.u8()? != 0;
         let named_by_path = r.u8()? != 0;
+        let has_socket = r.u8()? != 0;
         let count = r.u32()?;
         let files = (0..count).map(|_| FileRanges::read(&mut r));
         let files = files.collect::<Result<Vec<_>, Malformed>>()?;
@@ -166,6 +171,7 @@ impl StartFrame {
             has_stdin,
             scratch,
             named_by_path,
+            has_socket,
             files,
             cwd,
             candidates,
@@ -284,6 +290,7 @@ mod tests {
             scratch: Some("/tmp/s"),
             files: &files,
             named_by_path: true,
+            has_socket: true,
             cwd: "/",
             candidates: &strings[..1],
             argv: &strings,
@@ -300,7 +307,7 @@ mod tests {
                 |file: &StartFile<'_>| (file.name.to_owned(), file.mode, file.content.to_vec());
             assert_eq!(parts(decoded), parts(file));
         }
-        assert!(start.named_by_path);
+        assert!(start.named_by_path && start.has_socket);
         assert_eq!(start.cwd(), "/");
         assert_eq!(start.candidates().collect::<Vec<_>>(), ["/bin/x"]);
         assert_eq!(start.program(), "/bin/x");

@@ -3,7 +3,7 @@
 //! negotiation.
 
 /// First bytes of a `HELLO` frame. Change it whenever the format changes.
-pub(super) const MAGIC: u32 = 0x6e61_7102;
+pub(super) const MAGIC: u32 = 0x6e61_7103;
 
 /// Maximum length of an inline request body, in bytes. A longer one is passed as a
 /// memfd.
@@ -20,6 +20,8 @@ pub(super) mod to_spawner {
     pub(crate) const STOP: u8 = 4;
     pub(crate) const KILL: u8 = 5;
     pub(crate) const DEADLINE: u8 = 6;
+    pub(crate) const ARM: u8 = 7;
+    pub(crate) const DISARM: u8 = 8;
     pub(crate) const PING: u8 = 9;
     pub(crate) const REMOVE: u8 = 10;
     pub(crate) const CLOSE: u8 = 11;
@@ -32,6 +34,7 @@ pub(super) mod to_worker {
     pub(crate) const ENDED: u8 = 3;
     pub(crate) const NOT_STARTED: u8 = 4;
     pub(crate) const RESEND: u8 = 5;
+    pub(crate) const SWEPT: u8 = 6;
     pub(crate) const PONG: u8 = 9;
     pub(crate) const NOT_REMOVED: u8 = 10;
     pub(crate) const WAITING: u8 = 11;

@@ -651,8 +651,20 @@ pub(super) const CONFIG_FILE_VARIABLE: &str = "NAQ_CONFIG";
 pub const TIMEZONE_FOLDER_VARIABLE: &str = "NAQ_TZDIR";
 
 /// Variables that name the programs of naq's runners. They are no settings: the manifest of a runner names them.
-pub(super) const RUNNER_PROGRAM_VARIABLES: &[&str] =
-    &["NAQ_PYTHON", "NAQ_NODE", "NAQ_RUBY", "NAQ_PERL", "NAQ_PHP"];
+pub(super) const RUNNER_PROGRAM_VARIABLES: &[&str] = &[
+    "NAQ_BUN",
+    "NAQ_DENO",
+    "NAQ_JAVA",
+    "NAQ_JULIA",
+    "NAQ_LUA",
+    "NAQ_NODE",
+    "NAQ_PERL",
+    "NAQ_PHP",
+    "NAQ_PYTHON",
+    "NAQ_RSCRIPT",
+    "NAQ_RUBY",
+    "NAQ_UV",
+];
 
 /// A variable that every job has.
 pub(super) const JOB_ID_VARIABLE: &str = "NAQ_JOB_ID";

@@ -29,6 +29,7 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.fence = next_fence(record.fence, now);
     record.error = None;
     record.exception = None;
+    record.preparation = None;
     record.exit_code = None;
     record.signal = None;
     record.stdout = None;

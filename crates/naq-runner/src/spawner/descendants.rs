@@ -75,7 +75,11 @@ pub(super) fn kill_all() {
 
 /// Kills these processes, which are children of this one, and their descendants.
 pub(super) fn kill_trees(roots: &[i32]) {
-    let parent = own_pid();
+    kill_trees_below(own_pid(), roots);
+}
+
+/// Kills these children of a process, and their descendants.
+pub(super) fn kill_trees_below(parent: i32, roots: &[i32]) {
     stop_and_kill(|| {
         let roots = roots.iter().map(|&pid| Descendant { pid, parent });
         with_descendants(roots.collect())

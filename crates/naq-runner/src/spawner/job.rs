@@ -91,9 +91,85 @@ pub(super) struct Job {
     /// Whether KILL has been sent.
     pub(super) killed: bool,
     pub(super) flags: u8,
+    /// What the last job of a warm process has left is being ended. `None` if nothing is.
+    pub(super) sweep: Option<Sweep>,
+}
+
+/// The end of a job in a warm process: its processes have a grace, and are killed after it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// When what is left is killed.
+    kill_at: Instant,
+    /// When to look next.
+    look_at: Instant,
 }
 
 impl Job {
+    /// A warm process starts a job.
+    pub(super) fn arm(
+        &mut self,
+        timeout: Option<Duration>,
+        kill_grace: Duration,
+        deadline: Option<BootInstant>,
+    ) {
+        if self.killed || self.exit.is_some() {
+            return;
+        }
+        self.flags = 0;
+        self.kill_grace = kill_grace;
+        self.timeout_at = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.deadline = deadline;
+    }
+
+    /// The job of a warm process is over, apart from processes that it may have left.
+    pub(super) fn disarm(&mut self, now: Instant) {
+        if self.killed || self.exit.is_some() {
+            return;
+        }
+        self.timeout_at = None;
+        self.deadline = None;
+        self.kill_at = None;
+        self.sweep = Some(Sweep {
+            kill_at: now + ORPHAN_GRACE,
+            look_at: now,
+        });
+    }
+
+    /// The flags of the last job of a warm process, once nothing of it is left.
+    pub(super) fn take_swept(&mut self, now: Instant) -> Option<u8> {
+        let sweep = self.sweep.filter(|sweep| sweep.look_at <= now)?;
+        let left = self.left_of_job();
+        if left.is_empty() {
+            self.sweep = None;
+            return Some(std::mem::take(&mut self.flags));
+        }
+        if sweep.kill_at <= now {
+            self.flags |= flag::LEAKED;
+            match (&self.tree.cgroup, self.init()) {
+                (Some(group), _) => group.kill_others(self.pid),
+                (None, Some(init)) => descendants::kill_trees_below(init, &left),
+                (None, None) => {}
+            }
+        }
+        self.sweep = Some(Sweep {
+            look_at: now + KILL_RETRY_INTERVAL,
+            ..sweep
+        });
+        None
+    }
+
+    /// The processes in the tree of a warm process apart from itself, or the roots of their trees.
+    fn left_of_job(&mut self) -> Vec<i32> {
+        let own = self.pid;
+        let mut left = match (&mut self.tree.namespace, &self.tree.cgroup) {
+            (_, Some(group)) => group.processes(),
+            (Some(namespace), None) => namespace.orphans(),
+            (None, None) => Vec::new(),
+        };
+        left.retain(|pid| *pid != own);
+        left
+    }
+
     /// Starts polling if there are limits to poll.
     pub(super) fn poll_limits(&mut self, polled_limits: PolledLimits) {
         self.polled_limits = polled_limits;
@@ -109,6 +185,7 @@ impl Job {
             self.timeout_at,
             self.kill_at,
             self.limit_check_at,
+            self.sweep.map(|sweep| sweep.look_at),
         ]
         .into_iter()
         .flatten()
@@ -248,6 +325,7 @@ impl Job {
     /// The first process has ended; the remaining ones get [`ORPHAN_GRACE`].
     pub(super) fn on_exit(&mut self, reaped: Reaped, now: Instant) {
         self.exit = Some((reaped, now - self.started));
+        self.sweep = None;
         self.timeout_at = None;
         if !self.killed && self.kill_at.is_none() {
             self.kill_at = Some(now + ORPHAN_GRACE);

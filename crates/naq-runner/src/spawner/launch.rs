@@ -306,6 +306,7 @@ impl Launcher {
                     exit: None,
                     killed: false,
                     flags: 0,
+                    sweep: None,
                 };
                 job.poll_limits(polled_limits);
                 Ok(job)
@@ -348,6 +349,10 @@ impl Launcher {
             ruleset: ruleset.map_or(-1, AsRawFd::as_raw_fd),
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
+            socket: match start.has_socket {
+                true => fd(first + 3),
+                false => -1,
+            },
             candidates: candidates.as_ptr(),
             argv: argv.as_mut_ptr(),
             named_by_path: start.named_by_path,

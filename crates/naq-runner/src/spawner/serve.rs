@@ -264,7 +264,8 @@ impl Spawner {
                         fds.pop().ok_or(Malformed).and_then(read_memfd)?
                     };
                     let start = StartFrame::decode(body)?;
-                    if fds.len() != JOB_PIPES + usize::from(start.has_stdin) {
+                    let extra = usize::from(start.has_stdin) + usize::from(start.has_socket);
+                    if fds.len() != JOB_PIPES + extra {
                         return Err(Malformed);
                     }
                     self.pending.push_back(PendingStart {
@@ -285,6 +286,22 @@ impl Spawner {
                 to_spawner::KILL => self.stop(id, None),
                 to_spawner::DEADLINE => {
                     self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
+                }
+                to_spawner::ARM => {
+                    let span = |ms: u64| (ms != UNLIMITED).then(|| Duration::from_millis(ms));
+                    let timeout = span(reader.u64()?);
+                    let kill_grace = Duration::from_millis(reader.u64()?);
+                    let deadline = Some(reader.u64()?).filter(|at| *at != UNLIMITED);
+                    if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+                        job.arm(timeout, kill_grace, deadline.map(BootInstant::from_nanos));
+                    }
+                    self.arm_deadlines();
+                }
+                to_spawner::DISARM => {
+                    if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+                        job.disarm(Instant::now());
+                    }
+                    self.arm_deadlines();
                 }
                 to_spawner::REMOVE => {
                     let path = std::str::from_utf8(reader.block()?).map_err(|_| Malformed)?;
@@ -530,6 +547,11 @@ impl Spawner {
                 job.write_started(&mut w);
                 self.replies.push_back(w.bytes);
             }
+            if let Some(flags) = job.take_swept(now) {
+                let mut w = Writer::default();
+                w.u8(to_worker::SWEPT).u32(job.id).u8(flags);
+                self.replies.push_back(w.bytes);
+            }
         }
         if self.jobs.iter().any(Job::waits_for_escaped) {
             self.kill_escaped(now);
@@ -655,6 +677,7 @@ mod tests {
             exit: None,
             killed: false,
             flags: 0,
+            sweep: None,
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct ChildPlan {
     pub(crate) cwd: *const c_char,
     /// The descriptors that become 0 to 3. Each is above 3 or already in its place.
     pub(crate) fds: [RawFd; 4],
+    /// The descriptor that becomes 4, or -1. A process with one has no ruleset.
+    pub(crate) socket: RawFd,
     /// Null-terminated list of paths to try.
     pub(crate) candidates: *const *const c_char,
     /// Null-terminated arguments, at least one. The child may replace the first.
@@ -230,9 +232,20 @@ unsafe fn set_descriptors(plan: &ChildPlan) -> Result<(), ChildStep> {
             }
             at += 1;
         }
+        let mut first = 4;
+        if plan.socket >= 0 {
+            let failed = if plan.socket == first {
+                libc::fcntl(first, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(plan.socket, first)
+            };
+            if failed < 0 {
+                return Err(ChildStep::Descriptors);
+            }
+            first = 5;
+        }
         // All are close-on-exec, but the parent resumes a moment before `execve`
         // closes them. Closing them here makes end of file exact.
-        let mut first = 4;
         if plan.ruleset >= first {
             // The ruleset is still needed; `execve` closes it.
             if plan.ruleset > first {

@@ -48,6 +48,46 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Resul
     }
 }
 
+/// A connected pair without message boundaries.
+pub(crate) fn stream_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    // Only the worker's end: the other process expects a blocking socket.
+    nix::fcntl::fcntl(
+        &ours,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )?;
+    Ok((ours, theirs))
+}
+
+/// Sends a part of a stream without waiting; the descriptors go with its first byte. Returns how many
+/// bytes were sent.
+pub(crate) fn send_part(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[RawFd],
+) -> Result<usize, Errno> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            control,
+            flags,
+            None,
+        ) {
+            Err(Errno::EINTR) => {}
+            sent => return sent,
+        }
+    }
+}
+
 /// A message received.
 #[derive(Debug)]
 pub(crate) struct Message {

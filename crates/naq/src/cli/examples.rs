@@ -150,10 +150,7 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         "runner list",
         &[
             ("List runners", "naq runner list"),
-            (
-                "List them with those of a folder",
-                "naq runner list --runners-dir runners",
-            ),
+            ("List them for a program", "naq runner list --json"),
         ],
     ),
     (

@@ -357,7 +357,7 @@ impl JobOptions {
 /// The name of the runner of a file, by its extension. `None` for a shell script, which needs none, and for a
 /// file of no runner.
 fn runner_of(session: &Session, file: &str) -> Result<Option<String>, Failure> {
-    let languages = super::runner::languages(session, None)?;
+    let languages = super::installed_runners::languages(session, None)?;
     let found = languages.for_file(std::path::Path::new(file));
     let name = found.map(|language| language.name().to_owned());
     Ok(name.filter(|name| name != "sh"))

@@ -26,6 +26,7 @@ mod greeting_bound;
 mod health;
 mod help;
 mod http_agent;
+mod installed_runners;
 mod job;
 mod job_control;
 mod job_options;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::exit::{Exit, Failure};
+use super::installed_runners::languages;
 use super::json::RunnerReport;
 use super::render::{self, Column};
 use super::session::Session;
@@ -42,13 +43,6 @@ enum RunnerVerb {
         #[arg(value_name = "RUNNER")]
         runners: Vec<String>,
     },
-}
-
-/// The runners of the settings, or of the folder that is named instead.
-pub(super) fn languages(session: &Session, folder: Option<&PathBuf>) -> Result<Languages, Failure> {
-    let folder = folder.or(session.settings().runners_dir.as_ref());
-    Languages::load(folder.map(PathBuf::as_path), |name| session.variable(name))
-        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {

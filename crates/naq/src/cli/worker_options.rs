@@ -9,6 +9,7 @@ use clap::Args;
 use super::exit::Failure;
 use super::session::Session;
 use super::setting_flags::{self, WorkerSettingFlags};
+use crate::languages::WarmPlan;
 use crate::worker::{self, Grants, QueueOrder, SecretStore};
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{QueueName, ResourceLimits};
@@ -46,6 +47,15 @@ pub(super) struct WorkerOptions {
     allow_env: Vec<String>,
     #[arg(long, value_name = "RIGHT[:QUEUE]", value_delimiter = ',', help = setting_flags::help_of("grant"))]
     grant: Vec<String>,
+    /// Keep processes of a runner ready for its functions, such as python=4 [default: one for each slot]
+    #[arg(long, value_name = "RUNNER[=COUNT]")]
+    warm: Vec<String>,
+    /// Module that warm processes load before their first job, those of one runner or all
+    #[arg(long, value_name = "[RUNNER=]MODULE", requires = "warm")]
+    preload: Vec<String>,
+    /// Folder in which warm processes look for modules first; only jobs with the same module path use them
+    #[arg(long, value_name = "DIR", requires = "warm")]
+    warm_module_path: Vec<String>,
     /// Log no line when a job starts or ends
     #[arg(long)]
     quiet: bool,
@@ -120,7 +130,8 @@ impl WorkerOptions {
         options.grants = self.grants(session, &options.queues)?.unwrap_or_default();
         options.job_user = job_user(session)?.map(|user| (user.uid, user.gid));
         options.allow_env = [settings.allow_env.as_slice(), &self.allow_env].concat();
-        options.languages = super::runner::languages(session, None)?;
+        options.languages = super::installed_runners::languages(session, None)?;
+        options.warm = self.warm(&options)?;
         if let Some(folder) = &settings.secrets_dir {
             options.secrets = SecretStore::folder(folder);
         }
@@ -135,6 +146,35 @@ impl WorkerOptions {
         options.drain_timeout = settings.drain_timeout;
         check_intervals(&options)?;
         Ok(options)
+    }
+
+    /// The warm processes, and how many of each.
+    fn warm(&self, options: &worker::WorkerConfig) -> Result<Vec<(WarmPlan, usize)>, Failure> {
+        let plan = |text: &String| {
+            let (runner, count) = match text.split_once('=') {
+                Some((runner, count)) => (runner, count.parse().ok().filter(|count| *count > 0)),
+                None => (text.as_str(), Some(options.concurrency)),
+            };
+            let count = count.ok_or_else(|| {
+                Failure::usage(format!("--warm {text}: write a number from 1 on"))
+            })?;
+            let names_runner = |module: &String| {
+                let named = module.split_once('=');
+                named.is_some_and(|(name, _)| options.languages.get(name).is_some())
+            };
+            let preload = self
+                .preload
+                .iter()
+                .filter_map(|module| match names_runner(module) {
+                    true => module.strip_prefix(runner)?.strip_prefix('='),
+                    false => Some(module.as_str()),
+                });
+            let preload: Vec<String> = preload.map(str::to_owned).collect();
+            WarmPlan::new(&options.languages, runner, &preload, &self.warm_module_path)
+                .map(|plan| (plan, count))
+                .map_err(|error| Failure::usage(format!("--warm: {error}")))
+        };
+        self.warm.iter().map(plan).collect()
     }
 
     /// What the worker grants its jobs. `None` if nothing says so.

@@ -32,6 +32,9 @@ pub(super) struct ListArgs {
     /// Names or ids of the workers to list [default: all]
     #[arg(value_name = "WORKER")]
     workers: Vec<String>,
+    /// List the runners of scripts and functions that each worker has found, with their versions
+    #[arg(long)]
+    runners: bool,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -67,6 +70,9 @@ pub(super) async fn list(session: &Session, args: ListArgs) -> Result<u8, Failur
         render::note("no workers; `naq worker` starts one");
         return Ok(0);
     }
+    if args.runners {
+        return print_runners(&workers);
+    }
     let now = render::now();
     let rows: Vec<Vec<String>> = workers.iter().map(|worker| row(worker, now)).collect();
     render::print_table(
@@ -81,7 +87,6 @@ pub(super) async fn list(session: &Session, args: ListArgs) -> Result<u8, Failur
             Column::new("CONTAINMENT").optional(5),
             Column::new("MEMORY").optional(6),
             Column::new("LABELS").optional(4),
-            Column::new("RUNNERS").optional(7),
             Column::new("QUEUES"),
         ],
         &rows,
@@ -110,16 +115,34 @@ fn row(worker: &WorkerInfo, now: Timestamp) -> Vec<String> {
         worker.containment.clone(),
         render::or_dash(worker.memory_limit.clone().unwrap_or_default()),
         render::or_dash(labels.join(" ")),
-        render::or_dash(runners(worker)),
         join_names(&worker.queues),
     ]
 }
 
-/// The runners of a worker with their versions: `node 20.20.2, python 3.12.3`.
-fn runners(worker: &WorkerInfo) -> String {
-    let runners = worker.runners.iter();
-    let named = runners.map(|(name, version)| format!("{name} {version}").trim_end().to_owned());
-    named.collect::<Vec<_>>().join(", ")
+/// Prints the runners of each worker: `node 20.20.2, python 3.12.3`.
+fn print_runners(workers: &[WorkerInfo]) -> Result<u8, Failure> {
+    let named =
+        |(name, version): (&String, &String)| format!("{name} {version}").trim_end().to_owned();
+    let rows: Vec<Vec<String>> = workers
+        .iter()
+        .map(|worker| {
+            let runners: Vec<String> = worker.runners.iter().map(named).collect();
+            vec![
+                worker.worker_id.clone(),
+                worker.name.clone(),
+                render::or_dash(runners.join(", ")),
+            ]
+        })
+        .collect();
+    render::print_table(
+        &[
+            Column::new("WORKER"),
+            Column::new("NAME"),
+            Column::new("RUNNERS"),
+        ],
+        &rows,
+    )?;
+    Ok(0)
 }
 
 fn state(state: WorkerState) -> String {

@@ -13,11 +13,26 @@ macro_rules! folder {
 /// Each runner: its name and its files. A test compares this with the folders.
 pub(super) const BUILTIN: &[(&str, &[BuiltinFile])] = &[
     folder!("bash": "runner.toml"),
+    folder!("bun": "runner.toml"),
+    folder!("bwrap": "runner.toml"),
+    folder!("deno": "runner.toml"),
+    folder!("go": "runner.toml"),
+    folder!("java": "runner.toml"),
+    folder!("julia": "runner.toml"),
+    folder!("lua": "runner.toml", "shim.lua"),
     folder!("node": "runner.toml", "shim.mjs"),
+    folder!("npx": "runner.toml"),
     folder!("perl": "runner.toml", "shim.pl"),
+    folder!("php": "runner.toml", "shim.php"),
+    folder!("podman": "runner.toml"),
+    folder!("pwsh": "runner.toml"),
     folder!("python": "runner.toml", "shim.py"),
+    folder!("r": "runner.toml"),
     folder!("ruby": "runner.toml", "shim.rb"),
+    folder!("rust-script": "runner.toml"),
     folder!("sh": "runner.toml"),
+    folder!("tcl": "runner.toml"),
+    folder!("uv": "runner.toml"),
 ];
 
 #[cfg(test)]

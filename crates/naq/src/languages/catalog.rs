@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::builtin::BUILTIN;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Warm};
+use naq_runner::WarmMode;
 
 /// A shim's file.
 #[derive(Clone, Debug)]
@@ -80,8 +81,9 @@ impl Language {
     }
 
     /// How its processes can be kept ready, best first. Empty if they cannot.
-    pub fn warm_modes(&self) -> &[super::WarmMode] {
-        self.manifest.warm.as_ref().map_or(&[], |warm| &warm.modes)
+    pub fn warm_modes(&self) -> Vec<WarmMode> {
+        let warm = self.manifest.warm.as_ref();
+        warm.map(Warm::modes).unwrap_or_default()
     }
 
     /// The environment variables that its list of programs names.

@@ -1,6 +1,7 @@
 //! From a job to what the runner crate starts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -89,7 +90,35 @@ impl<'a> FunctionCall<'a> {
     }
 }
 
+/// What to do once before a script runs.
+#[derive(Clone, Debug)]
+pub struct ScriptPreparation {
+    /// The program.
+    pub program: Program,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
 impl Languages {
+    /// What to do before the script of a job runs. `None` if there is nothing to do.
+    pub fn preparation(&self, envelope: &Envelope) -> Option<ScriptPreparation> {
+        let source = envelope.script.as_ref()?;
+        let (language, _) = self.language_of(envelope).ok()??;
+        let prepare = language.manifest.prepare.as_ref()?;
+        if !prepare.applies_to(source) {
+            return None;
+        }
+        Some(ScriptPreparation {
+            program: Program::Source(SourceProgram {
+                file_name: language.manifest.script_file(),
+                source: Bytes::copy_from_slice(source.as_bytes()),
+                programs: language.programs_to_try(self.variables()),
+                args: arguments(&prepare.argv, &Placeholders::default()),
+            }),
+            timeout: prepare.timeout(),
+        })
+    }
+
     /// Checks that a job's runner exists and can run the job.
     ///
     /// # Errors
@@ -269,7 +298,10 @@ pub(super) fn arguments(argv: &[String], values: &Placeholders<'_>) -> Vec<Sourc
 }
 
 /// The variables of a table. One that would be empty is left out.
-fn variables(table: &BTreeMap<String, String>, values: &Placeholders<'_>) -> Vec<(String, String)> {
+pub(super) fn variables(
+    table: &BTreeMap<String, String>,
+    values: &Placeholders<'_>,
+) -> Vec<(String, String)> {
     table
         .iter()
         .map(|(name, text)| (name.clone(), template::expand_text(text, values)))

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::template;
 use naq_protocol::units::{ByteSize, WireDuration};
+use naq_runner::WarmMode;
 
 /// The version of the manifest's format that this version of naq reads.
 const VERSION: u32 = 1;
@@ -155,27 +156,10 @@ impl Prepare {
     }
 }
 
-/// How a warm process runs jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WarmMode {
-    /// It forks a child for each job.
-    Fork,
-    /// It runs one job and ends; the next one starts meanwhile.
-    Standby,
-    /// It runs one job after another in the same process.
-    Reuse,
-}
-
-impl WarmMode {
-    /// The name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            WarmMode::Fork => "fork",
-            WarmMode::Standby => "standby",
-            WarmMode::Reuse => "reuse",
-        }
-    }
+/// A mode by its name in the manifest.
+fn mode(name: &str) -> Option<WarmMode> {
+    let modes = [WarmMode::Fork, WarmMode::Standby, WarmMode::Reuse];
+    modes.into_iter().find(|mode| mode.name() == name)
 }
 
 /// How to keep processes ready for functions.
@@ -190,19 +174,21 @@ pub(super) struct Warm {
     /// The shim's file. By default that of functions.
     #[serde(default)]
     pub(super) shim: Option<String>,
-    /// What the shim can do, best first.
-    pub(super) modes: Vec<WarmMode>,
+    /// What the shim can do, best first: `fork`, `standby` or `reuse`.
+    modes: Vec<String>,
     #[serde(default)]
     boot_timeout: Option<WireDuration>,
-    /// How many jobs one process of mode `fork` runs at once.
-    #[serde(default)]
-    pub(super) slots_per_process: Option<usize>,
     /// When a process is replaced.
     #[serde(default)]
     pub(super) recycle: Recycle,
 }
 
 impl Warm {
+    /// What the shim can do, best first.
+    pub(super) fn modes(&self) -> Vec<WarmMode> {
+        self.modes.iter().filter_map(|name| mode(name)).collect()
+    }
+
     /// How long a process may take to start.
     pub(super) fn boot_timeout(&self) -> Duration {
         self.boot_timeout.map_or(BOOT_TIMEOUT, |timeout| timeout.0)
@@ -276,6 +262,11 @@ impl Manifest {
         if let Some(warm) = &self.warm {
             if warm.modes.is_empty() {
                 return Err("[warm] modes: give at least one".to_owned());
+            }
+            if let Some(name) = warm.modes.iter().find(|name| mode(name).is_none()) {
+                return Err(format!(
+                    "[warm] modes: `{name}` is none of fork, standby, reuse"
+                ));
             }
             if self.function.is_none() && warm.shim.is_none() {
                 return Err("[warm] needs a shim, or [function]".to_owned());

@@ -13,8 +13,9 @@ mod invocation;
 mod manifest;
 mod probe;
 mod template;
+mod warm;
 
 pub use catalog::{Language, Languages, LanguagesError};
-pub use invocation::{FunctionCall, Invocation, RunnerName, RunnerProblem};
-pub use manifest::WarmMode;
+pub use invocation::{FunctionCall, Invocation, RunnerName, RunnerProblem, ScriptPreparation};
 pub use probe::{LanguageState, check_language};
+pub use warm::{RecycleLimits, WarmPlan};

@@ -15,11 +15,11 @@ const MESSAGE_BYTES_MAX: usize = 200;
 /// What a worker has of a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LanguageState {
-    /// The program is there. `None` if it does not say its version.
+    /// The program works. `None` if it does not say its version.
     Found(Option<String>),
     /// The program is nowhere.
     Absent,
-    /// The program is there and does not work, or is too old: why.
+    /// The program exists and does not work, or is too old: why.
     Broken(String),
 }
 

@@ -75,7 +75,7 @@ pub(super) fn build_command(
     live: Option<LiveSink>,
 ) -> Command {
     let record = identity.record;
-    // The policy was checked before, so the runner is there.
+    // The policy was checked before, so the runner exists.
     let invocation = options.languages.invocation(envelope).ok().flatten();
     let (program, runner_env, call) = match invocation {
         Some(Invocation { program, env, call }) => (program, env, call),

@@ -12,6 +12,8 @@ use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::metrics::WorkerMetrics;
 use super::options::WorkerConfig;
+use super::prepared_scripts::PreparedScripts;
+use super::warm::WarmPools;
 use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
 use naq_protocol::QueueName;
 use naq_runner::Runner;
@@ -44,6 +46,10 @@ pub(super) struct WorkerContext {
     /// requested and claimed meanwhile; but it starts only when a place is free, so that a server
     /// which stores nothing neither fills this worker's memory with outcomes nor gets more claims.
     pub(super) places: Semaphore,
+    /// The scripts that need no more preparation.
+    pub(super) prepared_scripts: PreparedScripts,
+    /// The warm processes.
+    pub(super) warm: WarmPools,
     /// The runners whose programs this worker has found, with their versions.
     pub(super) runners: Mutex<BTreeMap<String, String>>,
     /// The writes that NATS refuses at the moment.

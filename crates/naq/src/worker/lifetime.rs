@@ -14,7 +14,9 @@ use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::metrics::WorkerMetrics;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
+use super::prepared_scripts::PreparedScripts;
 use super::report::Report;
+use super::warm::WarmPools;
 use super::{label_routes, prepare, probe_runners, server_down};
 use crate::clock::ClockWatch;
 use crate::metrics::EnqueuedJobs;
@@ -56,6 +58,7 @@ pub async fn run_worker(
         pulls = watchdog.while_waiting(prepare::open_pull_subscription(&broker, &options, &consumer)) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
+    let warm = WarmPools::start(&runner, &options.warm)?;
     let job_socket = listen_to_jobs(&client, &runner, &options)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let metrics = WorkerMetrics::new(
@@ -79,6 +82,8 @@ pub async fn run_worker(
         refused_writes: RefusedWrites::default(),
         places: Semaphore::new(options.concurrency),
         runners: Mutex::default(),
+        prepared_scripts: PreparedScripts::default(),
+        warm: warm.clone(),
         running_alone: Semaphore::new(1),
         job_log: JobLog::new(),
         registered_routes: RegisteredRoutes::default(),
@@ -104,6 +109,7 @@ pub async fn run_worker(
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
     drop((routes, probing, clock, down, keeping, connection));
+    warm.stop();
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
 }

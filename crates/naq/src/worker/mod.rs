@@ -34,6 +34,7 @@ mod live_output;
 mod metrics;
 mod options;
 mod prepare;
+mod prepared_scripts;
 mod probe_runners;
 mod pull_planner;
 mod record_outcome;
@@ -42,8 +43,10 @@ mod report;
 mod requeue_orphans;
 mod reroute;
 mod run;
+mod script_preparation;
 mod secrets;
 mod server_down;
+mod warm;
 
 pub use grants::{Grants, InvalidGrant};
 pub use lifetime::run_worker;

@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, watch};
 use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
-use crate::languages::Languages;
+use crate::languages::{Languages, WarmPlan};
 use crate::metrics::{Metrics, Role};
 use crate::traces::Traces;
 use crate::watchdog::{ServiceManager, Watchdog};
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, JobProgress, QueueName, Record, ResourceLimits};
-use naq_runner::StreamKind;
+use naq_runner::{StreamKind, WarmError};
 
 /// Tracing target of the log lines about single jobs, so that they can be filtered.
 pub const JOBS_LOG_TARGET: &str = "naq::jobs";
@@ -48,6 +48,8 @@ pub struct WorkerConfig {
     pub job_user: Option<(u32, u32)>,
     /// The runners of scripts and functions.
     pub languages: Languages,
+    /// The warm processes, and how many of each.
+    pub warm: Vec<(WarmPlan, usize)>,
     /// Source of the secrets that envelopes name.
     pub secrets: SecretStore,
     /// Default time that the record of a finished job is kept.
@@ -111,6 +113,7 @@ impl WorkerConfig {
             grants: Grants::default(),
             job_user: None,
             languages: Languages::default(),
+            warm: Vec::new(),
             secrets: SecretStore::empty(),
             result_ttl: Duration::from_secs(7 * 86_400),
             ack_wait: Duration::from_secs(30),
@@ -166,6 +169,9 @@ pub enum WorkerError {
     /// NATS refused a request or did not answer.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// Warm processes cannot be kept here.
+    #[error("--warm: {0}")]
+    Warm(#[from] WarmError),
     /// The socket of the jobs cannot be created.
     #[error("cannot listen on the socket for jobs: {0}")]
     JobSocket(#[source] std::io::Error),

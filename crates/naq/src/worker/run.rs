@@ -13,12 +13,14 @@ use super::control::{ControlState, RecordCheckpointer};
 use super::delivery::LeasedDelivery;
 use super::limit_signals::limit_end;
 use super::live_output::LiveOutput;
+use super::warm::Cold;
 use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 use naq_jetstream::failpoint;
 use naq_protocol::{CapturedOutput, Envelope, Record, ResourceUsage};
 use naq_runner::{
-    Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, Termination, Usage,
+    Captured, Command, Completion, JobHandle, LiveChunk, LiveSink, StopCause, StopReason,
+    Termination, Usage,
 };
 
 /// Number of chunks of live output that may wait for the network.
@@ -120,6 +122,30 @@ impl Attempt<'_> {
         ))
     }
 
+    /// Starts the command, in a warm process if there is one for it.
+    async fn start(&self, record: &mut Record, command: Command) -> JobHandle {
+        let context = self.delivery.context;
+        if context.options.warm.is_empty() {
+            return context.runner.start_job(command);
+        }
+        let started = Box::pin(
+            context
+                .warm
+                .start_job(self.envelope, record.suspect, command),
+        );
+        match started.await {
+            Ok(handle) => handle,
+            Err((command, cold)) => {
+                if let Cold::Because(why) = cold {
+                    let warning =
+                        format!("it ran in a process of its own, and not in a warm one: {why}");
+                    record.warnings.push(warning);
+                }
+                context.runner.start_job(*command)
+            }
+        }
+    }
+
     /// Runs the command, publishes its live output, and applies its control messages to the
     /// record.
     async fn run_command(
@@ -155,7 +181,11 @@ impl Attempt<'_> {
         command.alone = record.lease().is_some_and(|lease| lease.alone);
         context.job_log.started(record, self.envelope);
         options.traces.on_started(record);
-        let handle = Arc::new(context.runner.start_job(command));
+        if let Err(ended) = Box::pin(self.prepare_script(record, &command)).await {
+            let control_state = ControlState::new(context.broker.message_bytes_max());
+            return (*ended, control_state);
+        }
+        let handle = Arc::new(self.start(record, command).await);
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");
         let (job_id, attempt) = (record.job_id.clone(), record.attempt);

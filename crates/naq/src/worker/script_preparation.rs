@@ -1,0 +1,87 @@
+//! What a script needs before it runs, such as its dependencies: prepared once for each source text, one job
+//! at a time, and outside of the job's timeout.
+
+use std::sync::Arc;
+
+use super::attempt::Attempt;
+use naq_protocol::{Preparation, Record};
+use naq_runner::{Captured, Command, Completion, SpawnFailure, Termination};
+
+/// Number of bytes of a preparation's output that a record keeps.
+const OUTPUT_BYTES_MAX: usize = 4 << 10;
+
+impl Attempt<'_> {
+    /// Prepares the script of a job whose command is this, if it has to be.
+    ///
+    /// # Errors
+    /// Returns the end of the attempt if the preparation failed or was stopped.
+    pub(super) async fn prepare_script(
+        &self,
+        record: &mut Record,
+        command: &Command,
+    ) -> Result<(), Box<Completion>> {
+        let context = self.delivery.context;
+        let Some(preparation) = context.options.languages.preparation(self.envelope) else {
+            return Ok(());
+        };
+        let runner = self.envelope.runner.as_deref().unwrap_or_default();
+        let source = self.envelope.script.as_deref().unwrap_or_default();
+        let entry = context.prepared_scripts.entry(runner, source);
+        let mut is_prepared = entry.lock().await;
+        if *is_prepared {
+            return Ok(());
+        }
+        let mut preparing = Command::new(record.job_id.as_str(), preparation.program);
+        preparing.cwd.clone_from(&command.cwd);
+        preparing.env.clone_from(&command.env);
+        preparing.secrets.clone_from(&command.secrets);
+        preparing.timeout = Some(preparation.timeout);
+        preparing.kill_grace = command.kill_grace;
+        preparing.deadline = command.deadline;
+        preparing.alone = command.alone;
+        let handle = Arc::new(context.runner.start_job(preparing));
+        self.delivery.lease.set_handle(Arc::clone(&handle));
+        let mut ended = handle.wait().await;
+        record.preparation = Some(Preparation {
+            output: [&ended.stdout, &ended.stderr].map(last_bytes).concat(),
+            wall_ms: ended.usage.wall_ms,
+            unknown: naq_protocol::UnknownFields::default(),
+        });
+        let failure = match ended.end {
+            Termination::Exited(0) if ended.stopped.is_none() => {
+                *is_prepared = true;
+                return Ok(());
+            }
+            Termination::Exited(code) => {
+                format!("the preparation of its script exited with {code}")
+            }
+            Termination::Signalled(signal) => {
+                format!("signal {signal} ended the preparation of its script")
+            }
+            Termination::NotStarted(_) | Termination::SpawnerDied { .. } => {
+                return Err(Box::new(ended));
+            }
+        };
+        let is_timeout = matches!(ended.stopped, Some(naq_runner::StopCause::Timeout));
+        if ended.stopped.is_none() || is_timeout {
+            let why = match is_timeout {
+                true => format!("{failure} after {:?}", preparation.timeout),
+                false => failure,
+            };
+            // A registry that is down must not fail a job for good.
+            ended.end = Termination::NotStarted(SpawnFailure::of_step("prepare", why));
+            ended.stopped = None;
+        }
+        Err(Box::new(ended))
+    }
+}
+
+/// The end of an output, as text.
+fn last_bytes(output: &Captured) -> String {
+    let last = match output.tail.is_empty() {
+        true => &output.head,
+        false => &output.tail,
+    };
+    let from = last.len().saturating_sub(OUTPUT_BYTES_MAX / 2);
+    String::from_utf8_lossy(&last[from..]).into_owned()
+}

@@ -1,0 +1,275 @@
+//! Functions in warm processes.
+
+use std::time::Duration;
+
+use naq_protocol::{Reason, Record, State};
+
+use super::{TASKS, call};
+use crate::harness::naq::{Naq, Worker, eventually, text};
+use crate::harness::nats::TestServer;
+
+/// What the functions of these tests need besides [`TASKS`].
+const MORE_TASKS: &str = r#"
+import os, signal, subprocess, time
+
+counter = 0
+
+def count():
+    global counter
+    counter += 1
+    return [counter, os.getppid()]
+
+def sleep_deaf(seconds):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(seconds)
+
+def nap():
+    time.sleep(60)
+
+def leave_daemon(path):
+    subprocess.Popen(["setsid", "sh", "-c", f"sleep 1; echo alive > {path}"], start_new_session=True)
+    return True
+
+def kill_parent():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def surroundings():
+    return {"mark": os.environ.get("MARK"), "leads": os.getsid(0) == os.getpid()}
+
+def write_work_dir():
+    with open(os.path.join(os.environ["NAQ_WORK_DIR"], "file"), "w") as file:
+        file.write("x")
+    return os.listdir(os.environ["NAQ_WORK_DIR"])
+"#;
+
+/// A worker that keeps `count` Python processes ready, which have loaded `tasks`.
+fn warm_worker(naq: &Naq, count: usize) -> Worker {
+    naq.file("tasks.py", format!("{TASKS}{MORE_TASKS}"));
+    naq.worker(&["default"])
+        .concurrency(count)
+        .arg("--kill-grace=300ms")
+        .arg(&format!("--warm=python={count}"))
+        .arg("--preload=tasks")
+        .spawn()
+}
+
+/// Why a job ran in a process of its own. `None` if it ran in a warm one.
+fn why_cold(record: &Record) -> Option<&String> {
+    let mut warnings = record.warnings.iter();
+    warnings.find(|text| text.contains("and not in a warm one"))
+}
+
+/// Calls a function of the module `tasks` in a warm process.
+fn call_warm(naq: &Naq, function: &str, args: &[&str]) -> Record {
+    let record = call(naq, function, args);
+    assert_eq!(why_cold(&record), None, "{record:#?}");
+    record
+}
+
+/// Waits until a call runs in a warm process.
+fn wait_until_warm(naq: &Naq) {
+    eventually("a warm process is ready", || {
+        why_cold(&call(naq, "surroundings", &[])).is_none()
+    });
+}
+
+fn result(record: &Record) -> serde_json::Value {
+    let result = record.result.as_ref();
+    let result = result.unwrap_or_else(|| panic!("no result: {record:#?}"));
+    serde_json::from_str(result.get()).unwrap()
+}
+
+#[test]
+fn functions_in_forked_children_see_nothing_of_each_other() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = warm_worker(&naq, 1);
+    wait_until_warm(&naq);
+    let [first, second] = [(), ()].map(|()| result(&call_warm(&naq, "count", &[])));
+    assert_eq!(first[0], 1);
+    assert_eq!(first, second, "the same parent, and globals of its own");
+
+    let record = call_warm(&naq, "fail", &["\"no such city\""]);
+    assert_eq!(record.error.as_deref(), Some("ValueError: no such city"));
+    assert!(text(record.stderr.as_ref()).contains("Traceback"));
+    let record = call_warm(&naq, "crash", &[]);
+    assert_eq!(record.reason(), Some(Reason::Signal), "{record:#?}");
+    assert_eq!(record.signal, Some(11));
+
+    let enqueue = |options: &[&str], function: &str| {
+        let call = ["--runner", "python", "--call", function];
+        naq.wait_ended(&naq.enqueue(&[options, &call].concat()))
+    };
+    let record = enqueue(&["--env", "MARK=1"], "tasks:surroundings");
+    assert_eq!(result(&record)["mark"], "1");
+    assert_eq!(result(&record)["leads"], true);
+    let record = call_warm(&naq, "surroundings", &[]);
+    assert!(result(&record)["mark"].is_null(), "{record:#?}");
+
+    let tasks = naq.home().join("tasks.py").display().to_string();
+    let record = enqueue(&["--stdin", &tasks], "tasks:echo_stdin");
+    assert_eq!(why_cold(&record), None, "{record:#?}");
+    assert!(result(&record).as_str().unwrap().contains("import asyncio"));
+    for _ in 0..2 {
+        let record = call_warm(&naq, "write_work_dir", &[]);
+        assert_eq!(result(&record), serde_json::json!(["file"]));
+    }
+}
+
+#[test]
+fn a_job_in_a_warm_process_is_stopped_and_cleaned_up_as_any_other() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = warm_worker(&naq, 1);
+    wait_until_warm(&naq);
+    let timed = |function: &str| {
+        let options = [
+            "--timeout",
+            "300ms",
+            "--runner",
+            "python",
+            "--call",
+            function,
+        ];
+        naq.wait_ended(&naq.enqueue(&options))
+    };
+    let record = timed("tasks:nap");
+    assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
+    assert!(
+        text(record.stderr.as_ref()).contains("Cancelled"),
+        "TERM came first"
+    );
+    // the parent has survived that
+    call_warm(&naq, "count", &[]);
+
+    let alive = naq.home().join("alive");
+    let record = call_warm(&naq, "leave_daemon", &[&format!("\"{}\"", alive.display())]);
+    assert!(record.leaked, "{record:#?}");
+    assert_eq!(result(&call_warm(&naq, "count", &[]))[0], 1);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(!alive.exists(), "the daemon was killed");
+
+    let options = [
+        "--timeout",
+        "200ms",
+        "--runner",
+        "python",
+        "--call",
+        "tasks:sleep_deaf",
+    ];
+    let deaf = naq.enqueue(&[&options[..], &["--", "60"]].concat());
+    let record = naq.wait_ended(&deaf);
+    assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
+    wait_until_warm(&naq);
+
+    let record = call(&naq, "kill_parent", &[]);
+    assert_ne!(record.state(), State::Succeeded, "{record:#?}");
+    wait_until_warm(&naq);
+}
+
+#[test]
+fn a_warm_job_is_cancelled_and_a_worker_with_warm_processes_drains() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = warm_worker(&naq, 2);
+    wait_until_warm(&naq);
+    let job = naq.enqueue(&["--runner", "python", "--call", "tasks:nap"]);
+    naq.wait_running(&job);
+    naq.cli(["cancel", job.as_str()]).run().succeeds();
+    let record = naq.wait_ended(&job);
+    assert_eq!(record.state(), State::Cancelled, "{record:#?}");
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_changed_file_replaces_warm_processes() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = warm_worker(&naq, 1);
+    wait_until_warm(&naq);
+    let changed = format!("{TASKS}{MORE_TASKS}\ndef count():\n    return 'new'\n");
+    naq.file("tasks.py", changed);
+    eventually("the new code runs", || {
+        result(&call(&naq, "count", &[])) == "new"
+    });
+}
+
+#[test]
+fn what_a_warm_process_cannot_do_is_done_cold_and_said() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = warm_worker(&naq, 1);
+    wait_until_warm(&naq);
+    let options = [
+        "--cpu-time",
+        "5s",
+        "--runner",
+        "python",
+        "--call",
+        "tasks:count",
+    ];
+    let record = naq.wait_ended(&naq.enqueue(&options));
+    assert_eq!(record.state(), State::Succeeded);
+    assert!(why_cold(&record).unwrap().contains("limits"), "{record:#?}");
+    naq.cli(["worker", "--warm", "sh"])
+        .run()
+        .exits(2)
+        .expect_stderr(&["no warm processes"]);
+}
+
+#[test]
+fn a_warm_process_that_cannot_start_leaves_its_jobs_to_cold_ones() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file("tasks.py", TASKS);
+    let _worker = naq
+        .worker(&["default"])
+        .arg("--warm=python=1")
+        .arg("--preload=no_such_module")
+        .spawn();
+    let record = call(&naq, "count_words", &["\"a b\""]);
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    assert!(why_cold(&record).is_some(), "{record:#?}");
+}
+
+#[test]
+fn a_warm_process_of_node_runs_one_call_after_another() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let source = "let n = 0;\n\
+        export const count = () => { console.log('out'); return [++n, process.pid]; };\n\
+        export const fail = () => { throw new TypeError('no'); };\n";
+    naq.file("tasks.mjs", source);
+    if naq.cli(["runner", "check", "node"]).run().code != Some(0) {
+        eprintln!("skipped: node is not installed");
+        return;
+    }
+    let _worker = naq
+        .worker(&["default"])
+        .concurrency(1)
+        .arg("--warm=node")
+        .spawn();
+    let call = |function: &str| {
+        let job = naq.enqueue(&["--call", &format!("./tasks.mjs:{function}")]);
+        naq.wait_ended(&job)
+    };
+    let mut last = serde_json::Value::Null;
+    eventually("two calls in one process", || {
+        let record = call("count");
+        assert_eq!(text(record.stdout.as_ref()), "out\n", "{record:#?}");
+        let before = std::mem::replace(&mut last, result(&record));
+        before[1] == last[1]
+    });
+    assert_eq!(last[0], 2, "it ran in the same process");
+    let record = call("fail");
+    assert_eq!(
+        record.error.as_deref(),
+        Some("TypeError: no"),
+        "{record:#?}"
+    );
+    assert_eq!(call("count").state(), State::Succeeded);
+}
