@@ -44,10 +44,20 @@ export class OutputIncompleteError extends NaqError {}
 export class JobFailedError extends NaqError {
   /** How it ended: state, reason, exit code, output. */
   readonly outcome: Outcome;
+  /** The name of the exception that the job's function threw, or the reason why the job failed. */
+  readonly type: string;
+  /** What the exception said, or the error of the job's record. */
+  readonly reason: string;
+  /** The trace of the job's function, or what the job wrote to standard error. */
+  readonly trace: string;
 
   constructor(outcome: Outcome) {
     super(`job ${outcome.jobId} ${outcome.summary}`);
     this.outcome = outcome;
+    const exception = outcome.record.exception;
+    this.type = exception?.type ?? outcome.record.reason ?? outcome.state;
+    this.reason = exception?.message ?? outcome.record.error ?? "";
+    this.trace = exception?.trace ?? outcome.stderrPreview;
   }
 }
 

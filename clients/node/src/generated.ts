@@ -80,7 +80,7 @@ export type Envelope = {
   expires_at?: string | null;
   /** Exit codes not to retry. */
   fatal_on?: number[] | null;
-  /** `module:name` of a function that a language's runner calls. */
+  /** The function that `runner` calls, such as `module:name`. The runner says what it may look like. */
   function?: string | null;
   /** Any JSON value, passed to the program on standard input. */
   input?: unknown;
@@ -96,11 +96,13 @@ export type Envelope = {
   max_retries?: number | null;
   /** Any JSON value; naq stores and shows it, and never interprets it. */
   meta?: unknown;
+  /** Folders in which the function's runner looks for modules first, relative to `cwd`. */
+  module_path?: string[] | null;
   /**
    * Names of fields that a worker must know to run the job, the fields of `limits` as
    * `limits.<name>`. A worker that does not know one rejects the job.
    */
-  must_understand?: Array<"version" | "job_id" | "command" | "script" | "args" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
+  must_understand?: Array<"version" | "job_id" | "command" | "script" | "function" | "runner" | "module_path" | "args" | "kwargs" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
   /**
    * Whether the job bears that two of its attempts overlap: during an outage of NATS its worker may
    * let it run past the end of its lease; false if absent.
@@ -122,13 +124,16 @@ export type Envelope = {
   retry_on?: number[] | null;
   /** How the wait grows from one retry to the next. */
   retry_strategy?: Backoff | null;
-  /** The name of the runner to use. */
+  /**
+   * The runner of a script or a function: the name of a language such as `python`, with the runner's
+   * parameter after a colon if it has one. A function needs it.
+   */
   runner?: string | null;
   /** The schedule that enqueued the job; set by the scheduler. */
   schedule_id?: string | null;
   /** The tick of the schedule; set by the scheduler. */
   scheduled_for?: string | null;
-  /** Inline source code, run by its `#!` line, or else by `runner`, or else by `sh`. */
+  /** Inline source text, run by its `#!` line, or else by `runner`, or else by `sh`. */
   script?: string | null;
   /** Names of secrets that the worker adds to the environment from its own store. */
   secrets?: string[] | null;
@@ -144,6 +149,18 @@ export type Envelope = {
   traceparent?: string | null;
   /** The version of this format; 1 if absent. A higher version is rejected. */
   version?: 1 | null;
+};
+
+/** The exception by which an attempt failed. */
+export type Exception = {
+  /** Whether every retry would fail in the same way. */
+  fatal?: boolean;
+  /** Its message: at most the first 4,096 bytes. */
+  message: string;
+  /** The trace, in the form of its language: at most the last 16,384 bytes. */
+  trace?: string | null;
+  /** The name of its type, such as `ValueError`: at most the first 256 bytes. */
+  type: string;
 };
 
 /** An attempt that failed and was followed by a retry. */
@@ -235,6 +252,8 @@ export type JobRecord = {
   envelope_object?: string | null;
   /** What went wrong. */
   error?: string | null;
+  /** The exception by which the last attempt failed, as the job reported it over its control channel. */
+  exception?: Exception | null;
   /** The exit code of the last attempt's first process. */
   exit_code?: number | null;
   /**
@@ -279,6 +298,11 @@ export type JobRecord = {
    * and it may not exist.
    */
   placeholder?: boolean;
+  /**
+   * What the last attempt did before its start, such as installing what its script needs. Absent if it had
+   * nothing to do.
+   */
+  preparation?: Preparation | null;
   /** The progress that the job reported last. */
   progress?: JobProgress | null;
   /** The queue of the job. */
@@ -358,6 +382,14 @@ export type Misfire = "skip" | "once" | "all";
 
 /** What to do with a tick while the job of the previous one has not finished. */
 export type Overlap = "allow" | "skip" | "queue" | "replace";
+
+/** What an attempt did before its start, outside of the job's timeout. */
+export type Preparation = {
+  /** What it wrote, standard output first: at most the last 4,096 bytes. */
+  output: string;
+  /** How long it took, in milliseconds. */
+  wall_ms: number;
+};
 
 /** Why a job finished as it did, or why its last attempt failed. */
 export type Reason = "exit" | "signal" | "timeout" | "oom" | "cpu_time" | "file_size" | "spawn" | "dependency" | "crashed" | "lost" | "output" | "unstorable" | "invalid" | "unsupported_version" | "not_allowed" | "cancelled";
@@ -522,6 +554,11 @@ export type WorkerInfo = {
   pid: number;
   /** The queues that it pulls from, in order of priority. */
   queues: string[];
+  /**
+   * The runners whose programs this worker has found, each with the version of its program; an empty text
+   * if the program does not say it. Empty until the worker has looked, some seconds after its start.
+   */
+  runners?: { [name: string]: string };
   /** How many jobs it runs now, with those whose outcome is not recorded yet. */
   running: number;
   /** When the worker started. */

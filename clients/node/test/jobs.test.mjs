@@ -32,9 +32,16 @@ test("a failure says why", async () => {
   });
 });
 
-test("a function is rejected until workers have runners", async () => {
-  const job = await used.naq.job("./a.js:f").enqueue({ a: 1 });
-  await assert.rejects(job.result({ timeout }), { name: "JobRejectedError", message: /rejected \(not_allowed\): envelope: `function`/ });
+test("a function returns its result or throws", async () => {
+  const job = await used.naq.job("node:path:basename").enqueue("/a/b");
+  assert.equal(await job.result({ timeout }), "b");
+  const failed = await used.naq.job("./no-such-file.js:f").enqueue({ a: 1 });
+  await assert.rejects(failed.result({ timeout }), (error) => {
+    assert.equal(error.name, "JobFailedError");
+    assert.equal(error.type, "NotFound");
+    assert.match(error.reason, /no-such-file/);
+    return true;
+  });
 });
 
 test("output is whole or an error", async () => {

@@ -47,9 +47,15 @@ def test_a_job_that_the_worker_refuses_is_rejected(app: naq.App, naq_worker: Wor
         app.command("true", env={"LD_PRELOAD": "x"}).enqueue().result(BOUND)
 
 
-def test_a_function_is_rejected_until_workers_have_runners(app: naq.App, naq_worker: Worker) -> None:
-    with pytest.raises(naq.JobRejected, match=r"rejected \(not_allowed\): envelope: `function`"):
-        app.enqueue("tasks:count_words", "some text").result(BOUND)
+def test_a_function_returns_its_result_or_raises(app: naq.App, naq_worker: Worker) -> None:
+    assert app.enqueue("posixpath:join", "a", "b").result(BOUND) == "a/b"
+    assert app.enqueue("textwrap:shorten", "one two three", width=9, placeholder="").result(BOUND) == "one two"
+    with pytest.raises(naq.JobFailed) as caught:
+        app.enqueue("json:loads", "{").result(BOUND)
+    error = caught.value
+    assert error.type == "json.decoder.JSONDecodeError"
+    assert error.message.startswith("Expecting property name")
+    assert "raw_decode" in error.trace
 
 
 def test_output_is_whole_or_an_error(app: naq.App, naq_worker: Worker) -> None:
