@@ -80,7 +80,7 @@ fn wait_until_warm(naq: &Naq) {
 fn result(record: &Record) -> serde_json::Value {
     let result = record.result.as_ref();
     let result = result.unwrap_or_else(|| panic!("no result: {record:#?}"));
-    serde_json::from_str(result.get()).unwrap()
+    serde_json::from_str(result.get()).expect("a result is JSON")
 }
 
 #[test]

@@ -553,13 +553,7 @@ fn handle_replies(
                     tracing::warn!(job_id = %job.job_id, %error, "cannot start a job yet, retrying");
                 }
             }
-            to_worker::SWEPT => {
-                let flags = r.u8()?;
-                if let Some(job) = pool.lock().spawners[index].jobs.get(&id) {
-                    job.lock().swept = Some(flags);
-                    job.changed.notify_waiters();
-                }
-            }
+            to_worker::SWEPT => swept(pool, index, id, r.u8()?),
             to_worker::RESEND => pool.resend(index, id),
             to_worker::NOT_REMOVED => {
                 let path = String::from_utf8_lossy(r.block()?).into_owned();
@@ -570,6 +564,14 @@ fn handle_replies(
         }
     }
     Ok(())
+}
+
+/// Nothing is left of the last job of a warm process.
+fn swept(pool: &Pool, index: usize, id: u32, flags: u8) {
+    if let Some(job) = pool.lock().spawners[index].jobs.get(&id) {
+        job.lock().swept = Some(flags);
+        job.changed.notify_waiters();
+    }
 }
 
 /// A job has been running for a while: a task reads its pipes from now on.

@@ -287,22 +287,8 @@ impl Spawner {
                 to_spawner::DEADLINE => {
                     self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
                 }
-                to_spawner::ARM => {
-                    let span = |ms: u64| (ms != UNLIMITED).then(|| Duration::from_millis(ms));
-                    let timeout = span(reader.u64()?);
-                    let kill_grace = Duration::from_millis(reader.u64()?);
-                    let deadline = Some(reader.u64()?).filter(|at| *at != UNLIMITED);
-                    if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
-                        job.arm(timeout, kill_grace, deadline.map(BootInstant::from_nanos));
-                    }
-                    self.arm_deadlines();
-                }
-                to_spawner::DISARM => {
-                    if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
-                        job.disarm(Instant::now());
-                    }
-                    self.arm_deadlines();
-                }
+                to_spawner::ARM => self.arm(id, &mut reader)?,
+                to_spawner::DISARM => self.disarm(id),
                 to_spawner::REMOVE => {
                     let path = std::str::from_utf8(reader.block()?).map_err(|_| Malformed)?;
                     self.removals
@@ -319,6 +305,27 @@ impl Spawner {
         }
         self.receiver.bytes = bytes;
         Ok(())
+    }
+
+    /// A warm process starts a job: its timeout begins.
+    fn arm(&mut self, id: u32, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        let span = |ms: u64| (ms != UNLIMITED).then(|| Duration::from_millis(ms));
+        let timeout = span(reader.u64()?);
+        let kill_grace = Duration::from_millis(reader.u64()?);
+        let deadline = Some(reader.u64()?).filter(|at| *at != UNLIMITED);
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+            job.arm(timeout, kill_grace, deadline.map(BootInstant::from_nanos));
+        }
+        self.arm_deadlines();
+        Ok(())
+    }
+
+    /// The job of a warm process is over: what it has left is killed.
+    fn disarm(&mut self, id: u32) {
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+            job.disarm(Instant::now());
+        }
+        self.arm_deadlines();
     }
 
     /// Stops a job: by TERM first if there is a grace, else by KILL.

@@ -9,7 +9,9 @@ use naq_protocol::{
     Envelope, EnvelopeError, JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, Record, RejectReason,
     Stdin as EnvelopeStdin,
 };
-use naq_runner::{Command, JobFile, LiveSink, Program, Stdin, is_env_denied};
+use naq_runner::{
+    CONTROL_LINE_BYTES_MAX, Command, JobFile, LiveSink, Program, Stdin, is_env_denied,
+};
 
 /// Checks an envelope against what this worker allows and supports.
 ///
@@ -82,13 +84,8 @@ pub(super) fn build_command(
         None => (own_program(envelope), Vec::new(), None),
     };
     let mut command = Command::new(record.job_id.as_str(), program);
-    let is_function = call.is_some();
-    command.files.extend(call);
     command.cwd = envelope.cwd.as_ref().map(PathBuf::from);
-    command.stdin = match envelope.stdin_source() {
-        EnvelopeStdin::Empty => Stdin::Empty,
-        EnvelopeStdin::Bytes(bytes) => Stdin::Bytes(bytes.into()),
-    };
+    command.stdin = stdin(envelope);
     let timeout = envelope.timeout.map(|span| span.0).or(options.timeout);
     command.timeout = timeout;
     command.kill_grace = options.kill_grace;
@@ -112,12 +109,10 @@ pub(super) fn build_command(
     set("NAQ_WORKER_ID", identity.worker_id.to_owned());
     set("NAQ_FENCE", record.fence.to_string());
     set("NAQ_CONTROL_FD", "3".to_owned());
-    if is_function {
+    if let Some(call) = call {
         // A shim refuses a result that does not fit, instead of losing it.
-        set(
-            "NAQ_CONTROL_LINE_MAX",
-            naq_runner::CONTROL_LINE_BYTES_MAX.to_string(),
-        );
+        set("NAQ_CONTROL_LINE_MAX", CONTROL_LINE_BYTES_MAX.to_string());
+        command.files.push(call);
     }
     for (name, value) in identity.socket_variables() {
         set(name, value);
@@ -149,6 +144,14 @@ pub(super) fn build_command(
     }
     command.env = env;
     command
+}
+
+/// The standard input of a job.
+fn stdin(envelope: &Envelope) -> Stdin {
+    match envelope.stdin_source() {
+        EnvelopeStdin::Empty => Stdin::Empty,
+        EnvelopeStdin::Bytes(bytes) => Stdin::Bytes(bytes.into()),
+    }
 }
 
 /// The program of a job that needs no runner: its command, or its script.

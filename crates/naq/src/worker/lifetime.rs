@@ -68,11 +68,7 @@ pub async fn run_worker(
         &runner,
     );
     options.metrics.observe_requests(&client);
-    let shown = options.metrics.connection();
-    let connection = broker.connection().clone();
-    let connection = AbortOnDropHandle::new(tokio::spawn(
-        connection.follow(move |state| shown.set(&state)),
-    ));
+    let connection = show_connection(&broker, &options);
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
         metrics,
@@ -112,6 +108,15 @@ pub async fn run_worker(
     warm.stop();
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
+}
+
+/// Keeps the metrics of the connection up to date.
+fn show_connection(broker: &Broker, options: &WorkerConfig) -> AbortOnDropHandle<()> {
+    let shown = options.metrics.connection();
+    let connection = broker.connection().clone();
+    AbortOnDropHandle::new(tokio::spawn(
+        connection.follow(move |state| shown.set(&state)),
+    ))
 }
 
 /// Opens the socket of the jobs, if the worker grants them anything.
