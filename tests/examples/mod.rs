@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod foreign_worker;
+mod functions;
 mod producers;
 
 use std::ffi::OsStr;

@@ -63,8 +63,8 @@ export class Naq implements AsyncDisposable {
    * A function that workers call: `naq.job("./jobs/resize.js:default", { input: z.object({ … }), retries: 3 })`.
    *
    * The schemas `input` and `output` are of any library that implements Standard Schema. The input is checked when a
-   * job is enqueued, the output when a result is read, and both give the types. Workers do not run functions yet: they
-   * reject such a job and say so.
+   * job is enqueued, the output when a result is read, and both give the types. A worker imports
+   * the file from its working directory, or from the job's (`cwd`).
    */
   job<In extends Schema | undefined = undefined, Out extends Schema | undefined = undefined>(
     name: string,

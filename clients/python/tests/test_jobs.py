@@ -58,6 +58,14 @@ def test_a_function_returns_its_result_or_raises(app: naq.App, naq_worker: Worke
     assert "raw_decode" in error.trace
 
 
+def test_a_function_that_no_worker_finds_says_where_it_was_looked_for(app: naq.App, naq_worker: Worker) -> None:
+    with pytest.raises(naq.JobFailed) as caught:
+        app.call("no_such_module:f").with_(retries=3).enqueue().result(BOUND)
+    assert caught.value.type == "NotFound"
+    assert caught.value.message.startswith("no module `no_such_module` in /")
+    assert caught.value.outcome.attempt == 1
+
+
 def test_output_is_whole_or_an_error(app: naq.App, naq_worker: Worker) -> None:
     # in the object store
     long = app.command("seq", 200_000, limits={"output": "4M"}).enqueue().result(BOUND)

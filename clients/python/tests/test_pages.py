@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 import naq
@@ -21,14 +22,15 @@ def block(page: str, kind: str) -> str:
 
 
 def test_from_rq(app: naq.App, naq_worker: Worker, tmp_path: Path) -> None:
-    (tmp_path / "run_task.py").write_text(block("from-rq.md", "python run_task.py"))
     (tmp_path / "tasks.py").write_text("def count_words(text, least=1):\n    return len(text.split()) + least\n")
-    task = app.command(sys.executable, "run_task.py", cwd=tmp_path, timeout="3m")
-    call = {"function": "tasks:count_words", "args": ["some text"], "kwargs": {"least": 5}}
-    assert task.with_(input=call).enqueue().result(BOUND).result == 7
-    broken = task.with_(input={"function": "tasks:count_words"}).enqueue().outcome(BOUND)
-    assert broken.error is not None
-    assert "missing 1 required positional argument: 'text'" in broken.error
+    assert 'app.call("tasks:count_words", "some text", least=5).with_(' in block("from-rq.md", "python")
+    task = app.call("tasks:count_words", "some text", least=5).with_(cwd=tmp_path, timeout="3m")
+    assert task.enqueue().result(BOUND) == 7
+    with pytest.raises(naq.JobFailed) as caught:
+        app.call("tasks:count_words").with_(cwd=tmp_path).enqueue().result(BOUND)
+    assert caught.value.type == "TypeError"
+    assert "missing 1 required positional argument: 'text'" in caught.value.message
+    assert "shim" not in caught.value.trace
 
 
 def test_from_celery(app: naq.App, naq_worker: Worker, tmp_path: Path) -> None:

@@ -15,9 +15,6 @@
 In `asyncio` the same methods have an `a` in front: `await call.aenqueue()`, `await job.aresult()`. Inside a job,
 `naq.current` reports progress, checkpoints and a result.
 
-Workers run commands and scripts today. A job that is a function is a `rejected` one until workers have runners for
-languages: see the README.
-
 The names of the first `naq` library for Python (`enqueue`, `enqueue_sync`, `fetch_job_result` …) are here too, see
 `naq.compat`.
 """
