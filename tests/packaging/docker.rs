@@ -41,7 +41,7 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
     assert!(
         build
             .iter()
-            .any(|line| line == "RUN cargo build --release --locked -p naq --bin naq"),
+            .any(|line| line == "RUN cargo build --profile dist --locked -p naq --bin naq"),
         "{build:?}"
     );
     // of the sources nothing is left out but what is no source
@@ -62,7 +62,7 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
         .collect();
     assert_eq!(
         copied,
-        ["--from=build /src/target/release/naq /usr/local/bin/naq"]
+        ["--from=build /src/target/dist/naq /usr/local/bin/naq"]
     );
     let installed = image
         .iter()
@@ -84,6 +84,28 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
     assert_eq!(value("ENTRYPOINT"), r#"["naq"]"#);
     let command: Vec<String> = serde_json::from_str(&value("CMD")).unwrap();
     assert_naq_accepts(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    let health = value("HEALTHCHECK");
+    let (_, check) = health.split_once("CMD ").unwrap();
+    let check: Vec<String> = serde_json::from_str(check).unwrap();
+    assert_eq!(check, ["naq", "health", "worker"]);
+    // the images of packaging/images are made of the same
+    let images = file("packaging/images");
+    assert!(
+        images.contains("finish \"$worker\" worker worker "),
+        "{images}"
+    );
+    let root = file("packaging/root");
+    let base = instructions
+        .iter()
+        .rfind(|line| line.starts_with("FROM "))
+        .unwrap();
+    let release = base
+        .strip_prefix("FROM debian:")
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap();
+    assert!(root.contains(&format!("    {release} \"$1\"")), "{release}");
 }
 
 /// The services of the compose file, and the lines of each.

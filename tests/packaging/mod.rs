@@ -4,6 +4,7 @@
 
 mod docker;
 mod hardening;
+mod kubernetes;
 mod systemd;
 
 use std::path::{Path, PathBuf};
