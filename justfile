@@ -20,7 +20,7 @@ lint:
 
 # Figures for the README.
 bench *options:
-    cargo run --release -p naq -- bench {{options}}
+    cargo run --profile dist -p naq -- bench {{options}}
 
 # Write the checked-in schemas from the types, and from them the types of the client for Node.
 schemas:
@@ -53,3 +53,11 @@ chaos-schedules ticks="10000" kills="100" servers="one" seed="":
 # Each fuzz target for this many seconds.
 fuzz seconds="60":
     for target in fuzz/fuzz_targets/*.rs; do RUSTC_BOOTSTRAP=1 cargo fuzz run "$(basename "$target" .rs)" -- -max_total_time={{seconds}} -timeout=10 -rss_limit_mb=1024 || exit 1; done
+
+# Build naq for packages, and pack it into dist/. Needs zig, cargo-zigbuild and nfpm: see CONTRIBUTING.md.
+release *options:
+    packaging/release --no-upload {{options}}
+
+# Build and pack twice, the second time from a copy of the sources elsewhere, and compare.
+reproduce:
+    packaging/reproduce

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Before a removal, and before an upgrade, which stops nothing: the new version restarts what runs.
+set -e
+
+case "${1-}" in
+upgrade | 1) exit 0 ;;
+esac
+if [ -d /run/systemd/system ]; then
+    # Drains the workers, and waits for them: their program is about to go.
+    systemctl stop 'naq-worker@*.service' naq-scheduler.service naq-dashboard.service
+    systemctl disable naq-scheduler.service naq-dashboard.service 2>/dev/null || true
+fi
