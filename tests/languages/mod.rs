@@ -3,6 +3,7 @@
 //! A test needs `python3`, as all of naq's tests do. What needs another language is skipped where it is
 //! not installed, unless `NAQ_TEST_REQUIRE` lists it.
 
+mod conformance;
 mod warm;
 
 use naq_protocol::{Reason, Record, State};
