@@ -748,6 +748,8 @@ def main():
     cases, failures, passed = list(load_cases()), 0, 0
     for name in names:
         runner = Runner(name, options.program)
+        if options.all and not any(applies(case, runner, "cold") for case in cases):
+            continue
         version = runner.probe()
         if version is None:
             print(f"{name}: skipped, no program that is new enough: {', '.join(runner.manifest['program'])}")

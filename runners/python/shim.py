@@ -26,6 +26,8 @@ _flush_c = None
 # what cancels the coroutine that runs, and whether that was requested
 _cancel_coroutine = None
 _is_cancelled = False
+# how what a call names is found: by another runner than `python`, another way
+_find = None
 
 
 class Retry(Exception):
@@ -345,6 +347,127 @@ def load_file(name, module_path):
     return module
 
 
+# --- what Celery and RQ have by a name of their own: the runners `celery` and `rq` ---
+
+
+def find_celery_task(call, module_path):
+    """A task of Celery: `proj.celery:proj.tasks.send`, the app as `celery --app` has it, then the task's name."""
+    app_name, _, name = call.rpartition(":")
+    if not app_name or not name:
+        raise NotFound(f"`{call}` is not `app:task`, such as `proj.celery:proj.tasks.send`")
+    load_module(app_name.partition(":")[0])
+    from celery import _state, exceptions
+    from celery.app.trace import task_has_custom
+    from celery.app.utils import find_app
+
+    try:
+        app = find_app(app_name)
+    except AttributeError:
+        raise NotFound(f"`{app_name}` has no app of Celery") from None
+    # as Celery's worker does, so that shared tasks and those of configured modules are there
+    app.set_default()
+    app.loader.import_default_modules()
+    app.finalize()
+    task = app.tasks.get(name)
+    if task is None:
+        known = ", ".join(sorted(known for known in app.tasks if not known.startswith("celery.")))
+        raise NotFound(f"the app `{app_name}` has no task `{name}`; it has {known or 'none'}")
+
+    # as Celery's worker chooses
+    function = task if task_has_custom(task, "__call__") else task.run
+
+    def run_task(*args, **kwargs):
+        # for `self.request`; as an eager one, `self.retry` raises and sends nothing to a broker
+        request = {"id": os.environ.get("NAQ_JOB_ID"), "retries": int(os.environ.get("NAQ_ATTEMPT") or 1) - 1}
+        _state._task_stack.push(task)
+        task.push_request(args=args, kwargs=kwargs, called_directly=False, is_eager=True, **request)
+        try:
+            return function(*args, **kwargs)
+        except exceptions.Retry as error:
+            raise Retry(str(error), after=celery_wait(app, error.when)) from without_shim(error)
+        except exceptions.Reject as error:
+            raise (Retry if error.requeue else Fatal)(str(error.reason)) from without_shim(error)
+        except exceptions.Ignore:
+            return None
+        finally:
+            task.pop_request()
+            _state._task_stack.pop()
+
+    return run_task
+
+
+def without_shim(error):
+    """The error without the frame of this file, which says nothing to its author."""
+    return error.with_traceback(error.__traceback__.tb_next)
+
+
+def celery_wait(app, when):
+    """The seconds until a time of Celery: a number of seconds, a time, or None."""
+    if hasattr(when, "utcoffset"):
+        from celery.utils.time import maybe_make_aware
+
+        when = (maybe_make_aware(when, app.timezone) - app.now()).total_seconds()
+    return when if when is None else max(when, 0)
+
+
+def find_rq_function(call, module_path):
+    """A function as RQ names it: `tasks.count_words`, or `package.module.Class.method`."""
+    function = find_function(call if ":" in call else split_dotted(call), module_path)
+    from rq import Retry as RqRetry
+    from rq.job import Job
+
+    class NaqJob(Job):
+        """What `get_current_job()` returns. `meta` is the job's checkpoint."""
+
+        def save_meta(self):
+            import naq
+
+            naq.current.checkpoint(self.meta)
+
+    def run_rq_function(*args, **kwargs):
+        import naq
+
+        about = {"id": os.environ.get("NAQ_JOB_ID"), "meta": naq.current.last_checkpoint({})}
+        value = NaqJob.create(function, args, kwargs, connection=NoRedis(), **about).perform()
+        if not isinstance(value, RqRetry):
+            return value
+        waits = value.intervals or [0]
+        attempt = min(int(os.environ.get("NAQ_ATTEMPT") or 1), len(waits))
+        raise Retry("the function returned rq.Retry", after=waits[attempt - 1])
+
+    return run_rq_function
+
+
+class NoRedis:
+    """The connection of RQ's job, which is in no Redis."""
+
+    def persist(self, key):
+        """What `perform` of RQ before 3.0 does first."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"`{name}` needs Redis, and on naq a job of RQ has `id`, `args`, `meta` and `save_meta()` only")
+
+
+def split_dotted(name):
+    """`package.module:Class.method` for `package.module.Class.method`."""
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            load_module(".".join(parts[:count]))
+        except NotFound:
+            continue
+        return f"{'.'.join(parts[:count])}:{'.'.join(parts[count:])}"
+    raise NotFound(f"no module for `{name}` in {', '.join(sys.path) or 'an empty sys.path'}")
+
+
+_FINDERS = {"celery": find_celery_task, "rq": find_rq_function}
+
+
+def finder():
+    """How the runner finds what a call names."""
+    return next((_FINDERS[word] for word in sys.argv[1:] if word in _FINDERS), find_function)
+
+
 def call_function(function, args, kwargs):
     # a function of the client converts its arguments by its annotations
     value = getattr(function, "__naq_call__", function)(*args, **kwargs)
@@ -409,7 +532,7 @@ def run_call(call):
     signal.signal(signal.SIGTERM, on_term)
     try:
         module_path = call.get("module_path") or []
-        function = find_function(call["call"], module_path)
+        function = _find(call["call"], module_path)
         value = call_function(function, call.get("args") or [], call.get("kwargs") or {})
         if os.getpid() != _job_pid:
             # a child that the function forked and that returned from it
@@ -466,6 +589,7 @@ def write_retry_after(after):
 
 
 _BEFORE = ("run_call", "call_function", "run_coroutine", "run", "find_function", "load_module", "load_file")
+_BEFORE += ("find_celery_task", "run_task", "find_rq_function", "run_rq_function", "split_dotted")
 _IMPORTLIB = os.path.join("importlib", "__init__.py")
 
 
@@ -943,6 +1067,8 @@ def run_file(path):
 
 
 def main():
+    global _find
+    _find = finder()
     if "--warm" in sys.argv[1:]:
         return warm()
     with open(os.environ.pop("NAQ_CALL_FILE"), "rb") as file:

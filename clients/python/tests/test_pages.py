@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from test_in_worker import write_celery_app
 
 import naq
 from naq.pytest_plugin import Worker
@@ -33,13 +35,16 @@ def test_from_rq(app: naq.App, naq_worker: Worker, tmp_path: Path) -> None:
     assert "shim" not in caught.value.trace
 
 
-def test_from_celery(app: naq.App, naq_worker: Worker, tmp_path: Path) -> None:
-    """With a stand-in for Celery's app, whose `tasks` are callable by their names."""
-    (tmp_path / "run_task.py").write_text(block("from-celery.md", "python run_task.py"))
-    (tmp_path / "proj").mkdir()
-    (tmp_path / "proj/celery.py").write_text(
-        "class App:\n    tasks = {'proj.tasks.send': lambda to: f'sent to {to}'}\napp = App()\n"
-    )
-    task = app.command(sys.executable, "run_task.py", cwd=tmp_path)
-    call = {"task": "proj.tasks.send", "args": ["a@b.c"]}
-    assert task.with_(input=call).enqueue().result(BOUND).result == "sent to a@b.c"
+def test_from_celery(naq_worker: Worker, tmp_path: Path) -> None:
+    pytest.importorskip("celery")
+    write_celery_app(tmp_path)
+    # where the runner looks for a Python that has Celery
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    page = block("from-celery.md", "python")
+    here = page.replace('timeout="10m"', f'timeout="10m", cwd={str(tmp_path)!r}')
+    assert here != page
+    names: dict[str, Any] = {}
+    exec(here, names)
+    assert names["n"] == "sent to a@b.c"
+    busy = names["queue"].call("proj.celery:proj.tasks.busy").with_(runner="celery", retries=1, cwd=tmp_path)
+    assert busy.enqueue().result(BOUND) == "retries: 1"
