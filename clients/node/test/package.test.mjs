@@ -55,19 +55,20 @@ test("the examples of the README run", () => {
   }
 });
 
-test("the program of the page for those who come from BullMQ runs a processor", async () => {
+test("the processor of the page for those who come from BullMQ runs as a function", async () => {
   const page = readFileSync(join(ROOT, "../../docs/from-bullmq.md"), "utf8");
-  const program = /^```js\n(.*?)^```/ms.exec(page)[1];
+  const processor = /^```js\n(.*?)^```/ms.exec(page)[1];
+  const producer = /^```ts\n(.*?)^```/ms.exec(page)[1];
+  assert.match(producer, /naq\.job\("\.\/resize\.mjs:default", /);
+  assert.match(producer, /\.enqueue\(\{ data: \{ url, width: 200 \} \}\)/);
   // in the package's folder, so that it finds the package
   const folder = mkdtempSync(join(ROOT, "dist/page-"));
   try {
-    writeFileSync(join(folder, "runTask.mjs"), program);
-    writeFileSync(join(folder, "resize.mjs"), "export default async ({ data, updateProgress }) => { updateProgress(40); return { path: data.url + data.width }; };");
-    const task = used.naq.command(process.execPath, ["runTask.mjs"], { cwd: folder, timeout: "1m" });
-    const job = await task.with({ input: { processor: "./resize.mjs", data: { url: "a", width: 200 } } }).enqueue();
-    const { result, record } = await job.result({ timeout: "30s" });
-    assert.deepEqual(result, { path: "a200" });
-    assert.equal(record.progress.percent, 40);
+    writeFileSync(join(folder, "resize.mjs"), processor);
+    const resize = used.naq.job("./resize.mjs:default", { cwd: folder, timeout: "1m" });
+    const job = await resize.enqueue({ data: { url: "a", width: 200 } });
+    assert.deepEqual(await job.result({ timeout: "30s" }), { path: "200/a" });
+    assert.equal((await job.status()).progress.percent, 40);
   } finally {
     rmSync(folder, { recursive: true });
   }
