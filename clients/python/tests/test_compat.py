@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import inspect
+import posixpath
 
 import pytest
 import tasks
@@ -97,6 +98,12 @@ def test_the_blocking_ones(app: naq.App, naq_worker: Worker) -> None:
     with pytest.raises(naq.JobNotFoundError):
         naq.fetch_job_result_sync("none")
     assert naq_worker.queue in [queue for worker in naq.list_workers_sync() for queue in worker["queues"]]
+
+
+def test_a_function_runs_in_a_worker(naq_worker: Worker) -> None:
+    job = naq.enqueue_sync(posixpath.join, "a", "b", max_retries=0)
+    job.outcome(BOUND)
+    assert naq.fetch_job_result_sync(job.job_id) == "a/b"
 
 
 def test_the_coroutines(app: naq.App, naq_worker: Worker) -> None:
