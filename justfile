@@ -24,7 +24,7 @@ bench *options:
 
 # Write the checked-in schemas from the types, and from them the types of the client for Node.
 schemas:
-    for name in envelope record schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
+    for name in envelope record input schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
     node clients/node/scripts/generate-types.mjs
 
 # Make the screenshots in docs/screenshots with Chromium.

@@ -348,10 +348,7 @@ fn dependency_that_finished_between_two_checks_is_not_pending() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("default");
-    let after = |job: &str| Dependency {
-        job: id(job),
-        on: DependencyCondition::Success,
-    };
+    let after = |job: &str| Dependency::new(id(job), DependencyCondition::Success);
     let queue = QueueName::new("default").unwrap();
     let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
     let waits = BlockedOn {

@@ -5,6 +5,7 @@ mod control;
 mod dependencies;
 mod expiry;
 mod flows;
+mod inputs;
 mod later_version;
 mod protocol_page;
 mod slots;

@@ -128,6 +128,9 @@ fn enqueue(fleet: &Fleet) {
         0,
         &["sh", "-c", long_output],
     );
+    // an output in the object store, which the worker reads for another job
+    let get = ["--wait", "--depends-on", "large,as=large"];
+    enqueue(&get, 0, &["sh", "-c", "wc -c < $NAQ_INPUTS/large/stdout"]);
     // a job that uses its worker's rights
     let naq = crate::harness::nats::naq().display();
     let by_socket = format!("{naq} enqueue --queue build -- true && {naq} status one");

@@ -82,10 +82,7 @@ fn reconcile_removes_index_keys_of_ended_jobs_only() {
     naq.publish("build", r#"{"job_id": "over", "command": "true"}"#);
     naq.wait_ended(&id("over"));
     eventually("four keys", || keys(&naq) == 4);
-    let on = |job: &str| Dependency {
-        job: id(job),
-        on: naq_protocol::DependencyCondition::default(),
-    };
+    let on = |job: &str| Dependency::new(id(job), naq_protocol::DependencyCondition::default());
     naq.block_on(async {
         let broker = naq.client().broker();
         let open = [on("ghost"), on("other")];

@@ -52,6 +52,20 @@ const INEXPRESSIBLE: &[Inexpressible] = &[
         },
     },
     Inexpressible {
+        rule: "the outputs that a job gets have different names; closest: none",
+        example: || json!({"command": "x", "depends_on": [{"job": "a", "as": "x"}, {"job": "b", "as": "x"}]}),
+        may_break: |envelope| {
+            let listed = envelope["depends_on"].as_array().into_iter().flatten();
+            let mut names: Vec<&str> = listed
+                .filter_map(|one| one["as"].as_str().or(one["job"].as_str()).or(one.as_str()))
+                .collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            names.len() < count
+        },
+    },
+    Inexpressible {
         rule: "a job does not depend on itself; closest: none",
         example: || json!({"command": "x", "job_id": "a", "depends_on": ["a"]}),
         may_break: |envelope| {
@@ -287,9 +301,11 @@ fn valid_values() -> Vec<(&'static str, Vec<Value>)> {
                 json!([]),
                 json!(["b", {"job": "c", "on": "failure"}]),
                 json!([{"job": "q-seq-1", "on": null, "as": "x"}]),
+                json!([{"job": "c", "as": "X-1_", "later": 1}, {"job": "d", "as": null}, "e"]),
                 json!(null),
             ],
         ),
+        ("inputs", vec![json!("named"), json!("all"), json!(null)]),
         ("dependency_timeout", durations),
         (
             "concurrency_key",
@@ -365,6 +381,7 @@ fn wild_values() -> Vec<Value> {
         json!("2026-12-24 18:00:00Z"),
         json!("2026-13-24T18:00:00Z"),
         json!("2026-12-24T18:00:60Z"),
+        json!("2026-12-31T23:59:60Z"),
         json!("2026-02-30T18:00:00Z"),
         json!("2026-12-24T24:00:00Z"),
         json!("2026-12-24T18:00:00"),
@@ -429,6 +446,7 @@ fn generate(random: &mut StdRng) -> Map<String, Value> {
         json!({"stdin_base64": "AAE="}),
         json!({"stdin_base64": ""}),
         json!({"input": null, "stdin": "a"}),
+        json!({"inputs": "stdin", "stdin": null}),
     ];
     let mut envelope = programs
         .choose(random)

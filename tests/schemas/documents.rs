@@ -115,7 +115,7 @@ fn documented() -> Vec<Documented> {
 #[test]
 fn the_json_of_every_page_is_valid_by_its_schema() {
     let documented = documented();
-    for schema in ["envelope", "record", "schedule"] {
+    for schema in ["envelope", "record", "input", "schedule"] {
         let validator = validator(schema);
         let values: Vec<_> = documented
             .iter()

@@ -133,7 +133,9 @@ const ACCEPTED: &[&str] = &[
     r#"{"version":1,"command":"x","unique":null,"must_understand":null}"#,
     r#"{"command":"x","args":null,"kwargs":null,"input":null,"env":null,"secrets":null,"limits":null}"#,
     r#"{"command":"x","fatal_on":null,"success_on":null,"depends_on":null,"labels":null,"requires":null}"#,
-    r#"{"command":"x","depends_on":[{"job":"a","on":null}]}"#,
+    r#"{"command":"x","depends_on":[{"job":"a","on":null,"as":null}],"inputs":null}"#,
+    r#"{"command":"x","depends_on":[{"job":"a","as":"fetch"},"b"],"inputs":"all"}"#,
+    r#"{"command":"x","depends_on":["a"],"inputs":"stdin","stdin":null}"#,
 ];
 
 /// Envelopes that schema and parser refuse.
@@ -207,6 +209,10 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","retry_on":[256]}"#,
     r#"{"command":"x","fatal_on":[-1]}"#,
     r#"{"command":"x","depends_on":"a"}"#,
+    r#"{"command":"x","depends_on":[{"job":"a","as":"../x"}]}"#,
+    r#"{"command":"x","inputs":"some"}"#,
+    r#"{"command":"x","depends_on":["a"],"inputs":"stdin","stdin":"x"}"#,
+    r#"{"command":"x","inputs":"stdin","input":1}"#,
     r#"{"command":"x","expires_at":"soon"}"#,
     r#"{"command":"x","result_ttl":"forever"}"#,
     r#"{"command":"x","concurrency_max":0}"#,
@@ -315,7 +321,7 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
         --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --address-space 4G --cpu-time 1s --cpus 1 \
         --processes 9 --open-files 9 --file-size 1M --output 1K --nice 1 --max-retries 2 \
         --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \
-        --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other --dependency-timeout 1h";
+        --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other,as=other --inputs all --dependency-timeout 1h";
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/main.rs");
     let input = ["--input", "[1]", "--", "echo", "hi"];
     let call = "--call m:f --runner python --module-path src --kwargs";

@@ -1,7 +1,7 @@
 // Writes src/generated.ts from the JSON Schemas of the wire: `npm run types`. With `--check` it only compares.
 import { readFileSync, writeFileSync } from "node:fs";
 
-const SCHEMAS = ["envelope", "record", "schedule", "worker"];
+const SCHEMAS = ["envelope", "record", "input", "schedule", "worker"];
 const target = new URL("../src/generated.ts", import.meta.url);
 
 const load = (name) => JSON.parse(readFileSync(new URL(`../../../schemas/${name}.v1.json`, import.meta.url), "utf8"));

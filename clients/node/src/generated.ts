@@ -1,4 +1,4 @@
-// Written from schemas/envelope.v1.json, schemas/record.v1.json, schemas/schedule.v1.json, schemas/worker.v1.json by `npm run types`. Do not edit.
+// Written from schemas/envelope.v1.json, schemas/record.v1.json, schemas/input.v1.json, schemas/schedule.v1.json, schemas/worker.v1.json by `npm run types`. Do not edit.
 
 /** How the wait before a retry grows. */
 export type Backoff = "fixed" | "linear" | "exponential";
@@ -9,6 +9,7 @@ export type BlockedOn = {
   concurrency_key?: string | null;
   /** The dependencies that are not satisfied yet. */
   dependencies?: Array<string | {
+    as?: string | null;
     job: string;
     on?: "success" | "failure" | "finished" | null;
   }>;
@@ -69,6 +70,7 @@ export type Envelope = {
   dependency_timeout?: number | string | null;
   /** Jobs that must finish before this one starts. */
   depends_on?: Array<string | {
+    as?: string | null;
     job: string;
     on?: "success" | "failure" | "finished" | null;
   }> | null;
@@ -84,6 +86,8 @@ export type Envelope = {
   function?: string | null;
   /** Any JSON value, passed to the program on standard input. */
   input?: unknown;
+  /** Which outputs of these jobs the job gets, and how; those that have a name, as files, if absent. */
+  inputs?: Inputs | null;
   /** The id of the job. If absent, the `Nats-Msg-Id` header, or else the queue and the sequence. */
   job_id?: string | null;
   /** Named arguments of a function. */
@@ -102,7 +106,7 @@ export type Envelope = {
    * Names of fields that a worker must know to run the job, the fields of `limits` as
    * `limits.<name>`. A worker that does not know one rejects the job.
    */
-  must_understand?: Array<"version" | "job_id" | "command" | "script" | "function" | "runner" | "module_path" | "args" | "kwargs" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
+  must_understand?: Array<"version" | "job_id" | "command" | "script" | "function" | "runner" | "module_path" | "args" | "kwargs" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "inputs" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
   /**
    * Whether the job bears that two of its attempts overlap: during an outage of NATS its worker may
    * let it run past the end of its lease; false if absent.
@@ -189,6 +193,17 @@ export type FailedAttempt = {
   worker_id?: string | null;
 };
 
+/** A place at which bytes of an output were not kept. */
+export type InputGap = {
+  /** The number of bytes that are missing. */
+  missing_bytes: number;
+  /** The number of bytes before it. */
+  offset: number;
+};
+
+/** Which outputs of its dependencies a job gets, and how. */
+export type Inputs = "named" | "all" | "stdin";
+
 /** An attempt that ended without an outcome. */
 export type Interruption = {
   /** When another worker, or the same one later, found out. */
@@ -209,6 +224,47 @@ export type Interruption = {
   started_at?: string | null;
   /** The worker that ran the attempt. */
   worker_id: string;
+};
+
+/**
+ * A dependency as the job that depends on it sees it: how it ended, and what it left. It is the content of
+ * `record.json` in the folder of the dependency, and a line of standard input with [`Inputs::Stdin`].
+ */
+export type JobInput = {
+  /** Its name in `depends_on`. */
+  as?: string | null;
+  /** The number of its attempts. */
+  attempt: number;
+  /** The same in words. */
+  error?: string | null;
+  /** The exit code of its last attempt. */
+  exit_code?: number | null;
+  /** When it ended. */
+  finished_at?: string | null;
+  /** Its place in `depends_on`, from 0. */
+  index: number;
+  /** The id of the dependency. */
+  job_id: string;
+  /** Its labels. */
+  labels?: { [name: string]: string };
+  /** Its queue. */
+  queue: string;
+  /** Why it did not succeed. */
+  reason?: Reason | null;
+  /** Its structured result. Absent if it has none, and in `record.json`: it is in `result.json`. */
+  result?: unknown;
+  /** The signal that ended its last attempt. */
+  signal?: number | null;
+  /** How it ended. */
+  state: State;
+  /** What was kept of its standard output, if that is UTF-8. Absent in `record.json`: it is in `stdout`. */
+  stdout?: string | null;
+  /** The same in base64, if it is not UTF-8. */
+  stdout_base64?: string | null;
+  /** The number of bytes that it wrote to its standard output. */
+  stdout_bytes: number;
+  /** The place at which bytes of its standard output are missing. Absent if all were kept. */
+  stdout_gap?: InputGap | null;
 };
 
 /** The progress that a job reported last. */

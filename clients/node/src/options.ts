@@ -7,6 +7,8 @@ import { type Duration, duration, jobId, json, milliseconds, moment, queueName, 
 export interface Dependency {
   job: string | Job<unknown>;
   on?: "success" | "failure" | "finished";
+  /** The name of the folder in `NAQ_INPUTS` in which the job gets the output of this one. */
+  as?: string;
 }
 
 /** Limits on the resources of a job's processes. Sizes are bytes or texts such as `"256M"`. */
@@ -47,6 +49,8 @@ export interface JobOptions {
   expiresAt?: Date;
   resultTtl?: Duration;
   dependsOn?: string | Job<unknown> | Dependency | Array<string | Job<unknown> | Dependency>;
+  /** Which outputs of these jobs the job gets: those with a name (`as`), all, or all as lines on standard input. */
+  inputs?: "named" | "all" | "stdin";
   dependencyTimeout?: Duration;
   concurrencyKey?: string;
   concurrencyMax?: number;
@@ -146,10 +150,20 @@ const dependencies = (value: NonNullable<JobOptions["dependsOn"]>, name: string)
       if (!["success", "failure", "finished"].includes(on)) {
         throw new ConfigurationError(`${name}: ${shown(on)} is not success, failure or finished`);
       }
-      return { job: dependency(one.job, name), on };
+      if (one.as !== undefined && !/^[A-Za-z0-9_-]{1,64}$/.test(one.as)) {
+        throw new ConfigurationError(`${name}: ${shown(one.as)} is not a name of 1 to 64 of A-Z a-z 0-9 _ -`);
+      }
+      return { job: dependency(one.job, name), on, ...(one.as !== undefined && { as: one.as }) };
     }
     return dependency(one, name);
   });
+
+const inputs = (value: string, name: string): string => {
+  if (!["named", "all", "stdin"].includes(value)) {
+    throw new ConfigurationError(`${name}: ${shown(value)} is not named, all or stdin`);
+  }
+  return value;
+};
 
 function dependency(value: string | Job<unknown>, name: string): string {
   const id = typeof value === "object" ? value?.id : value;
@@ -196,6 +210,7 @@ const SETTERS: { [option in Exclude<keyof JobOptions, "queue" | "id" | "at" | "d
   expiresAt: field("expires_at", moment),
   resultTtl: field("result_ttl", duration),
   dependsOn: field("depends_on", dependencies),
+  inputs: field("inputs", inputs),
   dependencyTimeout: field("dependency_timeout", duration),
   concurrencyKey: field("concurrency_key", text),
   concurrencyMax: field("concurrency_max", count(1, 2 ** 32 - 1)),

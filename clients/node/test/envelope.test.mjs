@@ -66,7 +66,7 @@ test("every kind of job and every option makes a valid envelope", async () => {
     runner: "node",
     args: [{ url: "a", sizes: [1, null] }],
   });
-  assert.deepEqual(calls.at(-1).envelope().depends_on, ["a", { job: "b", on: "failure" }, "c", "build-seq-7"]);
+  assert.deepEqual(calls.at(-1).envelope().depends_on, ["a", { job: "b", on: "failure", as: "fetch" }, "c", "build-seq-7"]);
 });
 
 const WRONG = [

@@ -8,7 +8,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::names::JobId;
+use crate::names::{InputName, JobId};
 use crate::wire_name::{UnknownName, wire_name};
 
 /// The most dependencies of one job.
@@ -41,23 +41,43 @@ wire_name!(DependencyCondition, "a condition", {
 });
 
 /// A job that must finish before another one starts. On the wire it is the job's id, or an object
-/// with `job` and `on`.
+/// with `job`, `on` and `as`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dependency {
     /// The id of the job.
     pub job: JobId,
     /// How the job must finish.
     pub on: DependencyCondition,
+    /// The name under which the job that waits gets its output: `as` on the wire.
+    pub as_name: Option<InputName>,
+}
+
+impl Dependency {
+    /// A dependency whose output is not passed on.
+    #[must_use]
+    pub fn new(job: JobId, on: DependencyCondition) -> Dependency {
+        Dependency {
+            job,
+            on,
+            as_name: None,
+        }
+    }
 }
 
 impl Serialize for Dependency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.on == DependencyCondition::Success {
+        let is_default = self.on == DependencyCondition::Success;
+        if is_default && self.as_name.is_none() {
             return self.job.serialize(serializer);
         }
-        let mut object = serializer.serialize_struct("Dependency", 2)?;
+        let mut object = serializer.serialize_struct("Dependency", 3)?;
         object.serialize_field("job", &self.job)?;
-        object.serialize_field("on", &self.on)?;
+        if !is_default {
+            object.serialize_field("on", &self.on)?;
+        }
+        if let Some(name) = &self.as_name {
+            object.serialize_field("as", name)?;
+        }
         object.end()
     }
 }
@@ -68,13 +88,11 @@ impl<'de> Deserialize<'de> for Dependency {
         impl<'de> Visitor<'de> for DependencyVisitor {
             type Value = Dependency;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a job id, or an object with `job` and `on`")
+                f.write_str("a job id, or an object with `job`, `on` and `as`")
             }
             fn visit_str<E: de::Error>(self, id: &str) -> Result<Dependency, E> {
-                Ok(Dependency {
-                    job: JobId::new(id).map_err(E::custom)?,
-                    on: DependencyCondition::default(),
-                })
+                let job = JobId::new(id).map_err(E::custom)?;
+                Ok(Dependency::new(job, DependencyCondition::default()))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Dependency, A::Error> {
                 #[derive(Deserialize)]
@@ -82,11 +100,14 @@ impl<'de> Deserialize<'de> for Dependency {
                     job: JobId,
                     #[serde(default, deserialize_with = "crate::lenient::or_default")]
                     on: DependencyCondition,
+                    #[serde(default, rename = "as")]
+                    as_name: Option<InputName>,
                 }
                 let object = Object::deserialize(de::value::MapAccessDeserializer::new(map))?;
                 Ok(Dependency {
                     job: object.job,
                     on: object.on,
+                    as_name: object.as_name,
                 })
             }
         }
@@ -103,9 +124,14 @@ impl JsonSchema for Dependency {
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let job = generator.subschema_for::<JobId>();
+        let as_name = generator.subschema_for::<Option<InputName>>();
         schemars::json_schema!({"anyOf": [job, {
             "type": "object",
-            "properties": {"job": job, "on": {"enum": ["success", "failure", "finished", null]}},
+            "properties": {
+                "job": job,
+                "on": {"enum": ["success", "failure", "finished", null]},
+                "as": as_name
+            },
             "required": ["job"]
         }]})
     }
@@ -118,7 +144,7 @@ mod tests {
     #[test]
     fn dependency_is_read_in_both_forms_and_written_in_the_shorter() {
         let read: Vec<Dependency> = serde_json::from_str(
-            r#"["a", {"job": "b"}, {"job": "c", "on": "failure"}, {"job": "d", "on": "finished"}]"#,
+            r#"["a", {"job": "b"}, {"job": "c", "on": "failure"}, {"job": "d", "on": "finished", "as": "last"}]"#,
         )
         .unwrap();
         assert_eq!(
@@ -132,7 +158,7 @@ mod tests {
         );
         assert_eq!(
             serde_json::to_string(&read).unwrap(),
-            r#"["a","b",{"job":"c","on":"failure"},{"job":"d","on":"finished"}]"#
+            r#"["a","b",{"job":"c","on":"failure"},{"job":"d","on":"finished","as":"last"}]"#
         );
     }
 

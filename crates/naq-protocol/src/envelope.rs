@@ -14,6 +14,7 @@ use crate::argument::Argument;
 use crate::dependency::{DEPENDENCIES_MAX, Dependency};
 use crate::envelope_schema::{combinations, nothing};
 use crate::error::{EnvelopeError, RejectReason};
+use crate::inputs::Inputs;
 use crate::json;
 use crate::lenient;
 use crate::limits::ResourceLimits;
@@ -195,6 +196,9 @@ pub struct Envelope {
     )]
     #[schemars(with = "Option<Vec<Dependency>>", extend("maxItems" = DEPENDENCIES_MAX))]
     pub depends_on: Vec<Dependency>,
+    /// Which outputs of these jobs the job gets, and how; those that have a name, as files, if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
     /// How long a dependency may be missing before the job fails; 24 hours if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependency_timeout: Option<WireDuration>,

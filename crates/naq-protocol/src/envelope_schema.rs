@@ -23,6 +23,7 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
     let [command, script, function, runner] =
         ["command", "script", "function", "runner"].map(given);
     let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
+    let inputs = json!({"required": ["inputs"], "properties": {"inputs": {"const": "stdin"}}});
     // What later versions will define is refused until then; `null` is absent.
     let planned: serde_json::Map<String, Value> = PLANNED_FIELDS
         .into_iter()
@@ -35,6 +36,7 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
             {"not": {"allOf": [input, stdin]}},
             {"not": {"allOf": [input, stdin_base64]}},
             {"not": {"allOf": [stdin, stdin_base64]}},
+            {"if": inputs, "then": {"not": {"anyOf": [input, stdin, stdin_base64]}}},
             {
                 "if": function,
                 "then": runner,

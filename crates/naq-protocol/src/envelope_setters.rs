@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::dependency::{Dependency, DependencyCondition};
 use crate::envelope::Envelope;
-use crate::names::{InvalidName, JobId};
+use crate::names::{InputName, InvalidName, JobId};
 use crate::retry::RetryDelay;
 
 impl Envelope {
@@ -79,8 +79,19 @@ impl Envelope {
     /// Adds a job that must succeed before this one starts.
     #[must_use]
     pub fn with_dependency(mut self, job: JobId) -> Envelope {
-        let on = DependencyCondition::Success;
-        self.depends_on.push(Dependency { job, on });
+        self.depends_on
+            .push(Dependency::new(job, DependencyCondition::Success));
+        self
+    }
+
+    /// Adds a job that must succeed before this one starts, and whose output this one gets in the folder
+    /// `name` of NAQ_INPUTS.
+    #[must_use]
+    pub fn with_input(mut self, job: JobId, name: InputName) -> Envelope {
+        self.depends_on.push(Dependency {
+            as_name: Some(name),
+            ..Dependency::new(job, DependencyCondition::Success)
+        });
         self
     }
 
@@ -134,6 +145,10 @@ mod tests {
             .with_max_retries(3)
             .with_retry_delay(Duration::from_secs(10))
             .with_dependency(JobId::from_user("fetch-1").unwrap())
+            .with_input(
+                JobId::from_user("fetch-2").unwrap(),
+                InputName::new("second").unwrap(),
+            )
             .with_result_ttl(Duration::ZERO)
             .with_overlap_ok()
             .with_label("team", "a")
@@ -142,7 +157,7 @@ mod tests {
         let read = Envelope::parse(
             br#"{"command": "make", "args": ["all"], "job_id": "build-1", "stdin": "text",
                 "env": {"LANG": "C"}, "cwd": "/srv", "timeout": "1500ms", "max_retries": 3,
-                "retry_delay": 10, "depends_on": ["fetch-1"], "result_ttl": 0, "overlap_ok": true,
+                "retry_delay": 10, "depends_on": ["fetch-1", {"job": "fetch-2", "as": "second"}], "result_ttl": 0, "overlap_ok": true,
                 "labels": {"team": "a"}, "requires": {"gpu": "yes"}}"#,
         );
         assert_eq!(

@@ -7,6 +7,7 @@ use base64::Engine;
 use crate::dependency::DEPENDENCIES_MAX;
 use crate::envelope::{Envelope, RETRIES_MAX, RUNNER_CHARS_MAX};
 use crate::error::{EnvelopeError, RejectReason};
+use crate::inputs::Inputs;
 use crate::limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 use crate::names::JobId;
 use crate::planned_fields::PLANNED_FIELDS;
@@ -236,6 +237,12 @@ impl Envelope {
                 "has more than one of `input`, `stdin`, `stdin_base64`; give one",
             );
         }
+        if self.inputs == Some(Inputs::Stdin) && inputs.contains(&true) {
+            return invalid(
+                "",
+                "has `inputs: stdin` and one of `input`, `stdin`, `stdin_base64`; give one",
+            );
+        }
         let is_base64 = |text: &String| {
             base64::engine::general_purpose::STANDARD
                 .decode(text)
@@ -319,6 +326,9 @@ impl Envelope {
         if self.depends_on.len() > DEPENDENCIES_MAX {
             return invalid("depends_on", "it is too long; at most 10000 jobs");
         }
+        if let Some(Err(problem)) = self.inputs.map(Inputs::known) {
+            return invalid("inputs", &problem);
+        }
         let mut seen = HashSet::new();
         for (index, dependency) in self.depends_on.iter().enumerate() {
             let path = || format!("depends_on[{index}]");
@@ -330,6 +340,15 @@ impl Envelope {
             }
             if !seen.insert(&dependency.job) {
                 return invalid(path(), "the same job is listed twice");
+            }
+        }
+        let mut names = HashSet::new();
+        for source in self.input_sources() {
+            if !names.insert(source.name) {
+                return invalid(
+                    format!("depends_on[{}].as", source.index),
+                    "another dependency has the same name",
+                );
             }
         }
         Ok(())

@@ -7,8 +7,9 @@ use serde_json::value::RawValue;
 use crate::dependency::Dependency;
 use crate::envelope::Envelope;
 use crate::error::{EnvelopeError, RejectReason};
+use crate::inputs::Inputs;
 use crate::json;
-use crate::names::{JobId, QueueName};
+use crate::names::{InputName, JobId, QueueName};
 use crate::ordered_object::OrderedObject;
 
 /// The most jobs of one flow.
@@ -132,13 +133,7 @@ impl Flow {
                     .envelope
                     .depends_on
                     .iter()
-                    .map(|dependency| Dependency {
-                        job: ids
-                            .get(dependency.job.as_str())
-                            .unwrap_or(&dependency.job)
-                            .clone(),
-                        on: dependency.on,
-                    })
+                    .map(|dependency| resolve(dependency, &ids, job.envelope.inputs))
                     .collect();
                 let mut labels: BTreeMap<&str, &str> = job
                     .envelope
@@ -162,6 +157,27 @@ impl Flow {
                 })
             })
             .collect()
+    }
+}
+
+/// A dependency with the id of the job in place of its name in the flow. A job that gets the outputs of all
+/// its dependencies gets that of a job of the flow under the job's name there.
+fn resolve(
+    dependency: &Dependency,
+    ids: &HashMap<&str, JobId>,
+    inputs: Option<Inputs>,
+) -> Dependency {
+    let Some(id) = ids.get(dependency.job.as_str()) else {
+        return dependency.clone();
+    };
+    let own_name = dependency.job.as_str();
+    let own_name = InputName::new(own_name)
+        .ok()
+        .filter(|_| inputs == Some(Inputs::All));
+    Dependency {
+        job: id.clone(),
+        on: dependency.on,
+        as_name: dependency.as_name.clone().or(own_name),
     }
 }
 
@@ -320,6 +336,24 @@ mod tests {
         for member in &members {
             assert!(Envelope::parse(&member.payload).is_ok());
         }
+    }
+
+    #[test]
+    fn outputs_of_a_flow_have_the_names_of_its_jobs() {
+        let text = br#"{"jobs": {
+            "fetch": {"command": "curl"},
+            "count": {"command": "wc", "depends_on": ["fetch", "other"], "inputs": "all"},
+            "show": {"command": "cat", "depends_on": [{"job": "count", "as": "counted"}, "fetch"]}
+        }}"#;
+        let members = Flow::parse(text).unwrap();
+        let members = members.members(&JobId::new("f").unwrap()).unwrap();
+        let names = |at: usize| -> Vec<String> {
+            let envelope = Envelope::parse(&members[at].payload).unwrap();
+            let names = envelope.input_sources();
+            names.map(|source| source.name.to_owned()).collect()
+        };
+        assert_eq!(names(1), ["fetch", "other"]);
+        assert_eq!(names(2), ["counted"]);
     }
 
     #[test]

@@ -63,6 +63,8 @@ mod flow;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzz;
+mod input_sources;
+mod inputs;
 mod job_socket;
 mod json;
 mod lenient;
@@ -102,6 +104,8 @@ pub use digest::is_equivalent;
 pub use envelope::{Envelope, Stdin};
 pub use error::{EnvelopeError, RejectReason};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
+pub use input_sources::InputSource;
+pub use inputs::{InputGap, Inputs, JobInput};
 pub use job_socket::{
     JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, JobReply, JobReplyError, JobRequest, JobRequestKind,
     JobStream,
@@ -110,8 +114,8 @@ pub use json::{DEPTH_MAX, VALUES_MAX};
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use merge_patch::merge_patch;
 pub use names::{
-    InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
-    ScheduleId, check_prefix, compact,
+    InputName, InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName,
+    SCHEDULE_ID_CHARS_MAX, ScheduleId, check_prefix, compact,
 };
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};

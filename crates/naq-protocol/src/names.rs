@@ -158,6 +158,13 @@ name_type!(
 );
 
 name_type!(
+    /// The name under which a job gets the output of a dependency: that of a folder.
+    InputName,
+    "name of an input",
+    NAME_CHARS_MAX
+);
+
+name_type!(
     /// The id of a schedule.
     ScheduleId,
     "schedule name",

@@ -1,5 +1,6 @@
 //! The envelope of a rerun: a finished job, run again as a new job.
 
+use crate::dependency::{Dependency, DependencyCondition};
 use crate::envelope::Envelope;
 use crate::error::{EnvelopeError, RejectReason};
 use crate::json;
@@ -20,15 +21,29 @@ const OMITTED_FIELDS: &[&str] = &[
 /// and without the fields that apply only to the finished job. All other fields, including unknown
 /// ones, keep their order and text.
 ///
+/// A job that gets outputs of its dependencies still gets them: these dependencies stay, whatever their end.
+/// They have ended, so one that does not exist any more is not waited for.
+///
 /// # Errors
 /// Returns [`EnvelopeError`] if the stored envelope is invalid, so that the job cannot be rerun.
 pub fn rerun_envelope(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, EnvelopeError> {
-    Envelope::parse(bytes)?;
+    let envelope = Envelope::parse(bytes)?;
     let text = json::check_object(bytes, Envelope::field_names())?;
     let mut fields: OrderedObject = serde_json::from_str(text)
         .map_err(|error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()))?;
     for name in OMITTED_FIELDS {
         fields.remove(name);
+    }
+    let inputs: Vec<Dependency> = envelope
+        .input_sources()
+        .map(|source| Dependency {
+            on: DependencyCondition::Finished,
+            ..envelope.depends_on[source.index].clone()
+        })
+        .collect();
+    if !inputs.is_empty() {
+        fields.set("depends_on", &inputs)?;
+        fields.set("dependency_timeout", &0)?;
     }
     fields.set("rerun_of", of)?;
     fields.to_json().map(String::into_bytes)
@@ -54,6 +69,17 @@ mod tests {
                 "old"
             ),
             r#"{"colour":"red","input":{"b":1.50,"a":[ ]},"command":"x","args":["\u00e4", 1e3],"rerun_of":"old"}"#
+        );
+    }
+
+    #[test]
+    fn rerun_gets_the_outputs_that_the_job_got() {
+        assert_eq!(
+            rerun(
+                r#"{"command":"x","depends_on":["a",{"job":"b","as":"fetch"}],"dependency_timeout":5}"#,
+                "old"
+            ),
+            r#"{"command":"x","depends_on":[{"job":"b","on":"finished","as":"fetch"}],"dependency_timeout":0,"rerun_of":"old"}"#
         );
     }
 

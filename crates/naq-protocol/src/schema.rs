@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::audit::AuditEntry;
 use crate::envelope::Envelope;
+use crate::inputs::JobInput;
 use crate::record::Record;
 use crate::schedule::Schedule;
 use crate::scheduler::SchedulerInfo;
@@ -11,9 +12,10 @@ use crate::schema_conditions as conditions;
 use crate::worker::WorkerInfo;
 
 /// The names that [`schema`] accepts, in the order in which users see them.
-pub const SCHEMAS: [&str; 6] = [
+pub const SCHEMAS: [&str; 7] = [
     "envelope",
     "record",
+    "input",
     "schedule",
     "worker",
     "scheduler",
@@ -27,6 +29,7 @@ pub fn schema(name: &str) -> Option<String> {
     let (schema, add_conditions): (_, fn(&mut Value)) = match name {
         "envelope" => (schemars::schema_for!(Envelope), conditions::of_envelope),
         "record" => (schemars::schema_for!(Record), conditions::of_record),
+        "input" => (schemars::schema_for!(JobInput), |_| {}),
         "schedule" => (schemars::schema_for!(Schedule), conditions::of_schedule),
         "worker" => (schemars::schema_for!(WorkerInfo), conditions::of_worker),
         "scheduler" => (schemars::schema_for!(SchedulerInfo), |_| {}),

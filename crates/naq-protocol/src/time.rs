@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::Timelike;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -67,7 +68,13 @@ impl<'de> Deserialize<'de> for Timestamp {
         if !has_t || !text.is_ascii() {
             return Err(serde::de::Error::custom(not_a_time(&text)));
         }
-        text.parse().map_err(serde::de::Error::custom)
+        let time: Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        // A leap second is the last of a day in UTC. The library reads one in every minute.
+        let is_leap = time.0.nanosecond() >= 1_000_000_000;
+        if is_leap && (time.0.hour(), time.0.minute()) != (23, 59) {
+            return Err(serde::de::Error::custom(not_a_time(&text)));
+        }
+        Ok(time)
     }
 }
 

@@ -1,13 +1,16 @@
 //! A job to run, with every default resolved.
 
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::boot_instant::BootInstant;
 use super::live_output::LiveSink;
+use super::staged_folder::StagedFolder;
 
 /// The program of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,13 +84,16 @@ pub struct JobFile {
 }
 
 /// Standard input of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Stdin {
     /// Nothing: `/dev/null`.
     #[default]
     Empty,
     /// These bytes, then end of file.
     Bytes(Bytes),
+    /// A file that is open for reading, at its beginning. The job shares its position, so nothing else may
+    /// read it.
+    File(Arc<File>),
 }
 
 /// Resource limits of a job. `None` means no limit.
@@ -143,6 +149,8 @@ pub struct Command {
     pub scratch: bool,
     /// Files that naq writes into the scratch folder.
     pub files: Vec<JobFile>,
+    /// A folder that is moved into the scratch folder: a variable that gets its path there, and the folder.
+    pub folder: Option<(String, Arc<StagedFolder>)>,
     /// Whether the job runs in a spawner process of its own, so that its spawner's death is no other
     /// job's.
     pub alone: bool,
@@ -166,6 +174,7 @@ impl Command {
             deadline: None,
             scratch: false,
             files: Vec::new(),
+            folder: None,
             alone: false,
             live: None,
         }

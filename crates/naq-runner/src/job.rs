@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +18,7 @@ use super::live_output::LiveSink;
 use super::mask::Mask;
 use super::pipes::{PipeKind, Pipes};
 use super::scratch::ScratchDir;
+use super::staged_folder::StagedFolder;
 use super::wire::flag;
 
 /// How a job ended, as its spawner reports it or, without a spawner, the pool.
@@ -104,6 +105,8 @@ pub(super) struct Job {
     /// The encoded start request.
     pub(super) body: Vec<u8>,
     pub(super) stdin: Stdin,
+    /// The folder that moves into its scratch folder.
+    pub(super) folder: Option<Arc<StagedFolder>>,
     pub(super) submitted: Instant,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,

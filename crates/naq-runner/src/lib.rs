@@ -51,6 +51,7 @@ mod spawner;
 mod spawner_process;
 mod spawner_setup;
 mod spawner_watch;
+mod staged_folder;
 mod start_request;
 mod sys;
 mod user;
@@ -86,6 +87,7 @@ pub use options::{
 pub use scratch::ScratchDir;
 pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
+pub use staged_folder::StagedFolder;
 pub use sys::async_fd::register_readable;
 pub use user::{JobUser, UserError};
 pub use warm::{WarmBoot, WarmCall, WarmError, WarmMode, WarmProcess};
@@ -288,6 +290,16 @@ impl Runner {
         Arc::clone(&self.inner.pool.spawner_restarts)
     }
 
+    /// Creates an empty folder for files that a job finds when it starts: see [`Command::folder`]. Blocks for
+    /// the time of a few system calls.
+    ///
+    /// # Errors
+    ///
+    /// Returns an I/O error if it cannot be created.
+    pub fn stage_folder(&self) -> std::io::Result<StagedFolder> {
+        StagedFolder::create(&self.inner.pool.scratch_dirs)
+    }
+
     /// Starts a job, or queues it until a slot is free. Never blocks and never
     /// fails: if the command is invalid, [`JobHandle::wait`] returns
     /// [`Termination::NotStarted`].
@@ -300,6 +312,7 @@ impl Runner {
         let pool = &self.inner.pool;
         let needs_folder = command.scratch
             || !command.files.is_empty()
+            || command.folder.is_some()
             || !matches!(command.program, Program::Path { .. });
         let names = written_files(&command);
         let scratch = needs_folder.then(|| pool.scratch_dirs.take(names));
@@ -341,6 +354,7 @@ impl Runner {
             job_id: command.job_id,
             body,
             stdin: command.stdin,
+            folder: command.folder.map(|(_, folder)| folder),
             submitted: Instant::now(),
             timeout: command.timeout,
             kill_grace: command.kill_grace,

@@ -22,7 +22,7 @@ use super::errno::{errno_of, is_resource_shortage};
 use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
-use super::scratch::ScratchDirs;
+use super::scratch::{FOLDER, ScratchDirs};
 use super::spawner_watch::SpawnerWatch;
 use super::wire::INLINE_BYTES_MAX;
 
@@ -596,6 +596,11 @@ fn allocate(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), SpawnFailure> {
         scratch
             .create()
             .map_err(|e| failure("scratch", "cannot create the scratch folder", errno_of(&e)))?;
+        if let Some(folder) = &job.folder {
+            folder
+                .move_to(&scratch.path().join(FOLDER))
+                .map_err(|e| failure("scratch", "cannot move its inputs there", errno_of(&e)))?;
+        }
     }
     open_job_fds(job).map_err(|errno| failure("descriptors", "cannot open the job's pipes", errno))
 }
@@ -604,10 +609,12 @@ fn allocate(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), SpawnFailure> {
 /// any), its pipes, the socket of a warm process, and the request if it is in a file.
 fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
     let mut job_fds = Vec::with_capacity(5);
-    if let Stdin::Bytes(bytes) = &job.stdin {
+    match &job.stdin {
+        Stdin::Empty => {}
         // A sealed file in memory, not a pipe: it never fills up, so the worker
         // never has to wait for a job that does not read.
-        job_fds.push(sealed_memfd(c"stdin", bytes)?);
+        Stdin::Bytes(bytes) => job_fds.push(sealed_memfd(c"stdin", bytes)?),
+        Stdin::File(file) => job_fds.push(file.try_clone().map_err(|e| errno_of(&e))?.into()),
     }
     let pipes = match job.parts.given.as_slice() {
         [] => Pipes::open(&mut job_fds)?,

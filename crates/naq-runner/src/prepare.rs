@@ -7,7 +7,7 @@ use std::path::Path;
 use super::command::{ArgumentPiece, Command, Program, SourceArgument, SourceProgram};
 use super::completion::SpawnFailure;
 use super::options::RunnerConfig;
-use super::scratch::SCRIPT;
+use super::scratch::{FOLDER, SCRIPT};
 use super::start_request::{ResourceLimits, StartFile, StartRequest};
 
 /// Maximum length of an encoded request, in bytes. The kernel rejects longer
@@ -48,7 +48,8 @@ pub(super) fn prepare(
         None => None,
     };
     let paths = file_paths(command, scratch_text.unwrap_or("/"));
-    let env = build_env(options, command, scratch_text, &paths);
+    let folder = format!("{}/{FOLDER}", scratch_text.unwrap_or_default());
+    let env = build_env(options, command, scratch_text, &paths, &folder);
     check_strings(&argv, cwd, &env)?;
     if let Program::Script { source, .. } = &command.program {
         check_shebang(source)?;
@@ -230,6 +231,7 @@ pub(super) fn build_env<'a>(
     command: &'a Command,
     scratch: Option<&'a str>,
     file_paths: &'a [String],
+    folder: &'a str,
 ) -> Vec<(&'a str, &'a str)> {
     let given = options
         .base_env
@@ -243,7 +245,13 @@ pub(super) fn build_env<'a>(
     let set_by_runner = [("NAQ_CONTROL_FD", "3")]
         .into_iter()
         .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)))
-        .chain(files);
+        .chain(files)
+        .chain(
+            command
+                .folder
+                .as_ref()
+                .map(|(name, _)| (name.as_str(), folder)),
+        );
     let all = [("PATH", options.path.as_str())]
         .into_iter()
         .chain(given)

@@ -26,6 +26,9 @@ const REMOVE_ALL_MAX: Duration = Duration::from_secs(30);
 /// File name of a job's script in its scratch folder.
 pub(super) const SCRIPT: &str = "script";
 
+/// Name of [`Command::folder`](super::Command::folder) in the job's scratch folder.
+pub(super) const FOLDER: &str = "inputs";
+
 /// The scratch folders of one runner.
 #[derive(Debug)]
 pub(super) struct ScratchDirs {
@@ -41,6 +44,8 @@ pub(super) struct ScratchDirs {
 struct PoolState {
     has_root: bool,
     made: u32,
+    /// Number of folders that were staged.
+    staged: u64,
     free: Vec<PooledDir>,
     /// Folders that their jobs have filled.
     removals: Vec<PathBuf>,
@@ -109,6 +114,34 @@ impl ScratchDirs {
             written,
             pool: Arc::clone(self),
         }
+    }
+
+    /// The path of a new folder for files of a job that has no scratch folder yet.
+    pub(super) fn next_staged(&self) -> io::Result<PathBuf> {
+        let mut state = self.lock();
+        self.create_root_unless(&mut state)?;
+        state.staged += 1;
+        Ok(self.root.join(format!("staged-{}", state.staged)))
+    }
+
+    /// User and group that own the folders, if not this process's.
+    pub(super) fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Has a folder in the root removed.
+    pub(super) fn discard(&self, folder: PathBuf) {
+        let mut state = self.lock();
+        if state.has_root {
+            state.removals.push(folder);
+            self.removals_added.notify_one();
+        }
+    }
+
+    /// The folders that are to be removed.
+    #[cfg(test)]
+    pub(super) fn discarded(&self) -> Vec<PathBuf> {
+        self.lock().removals.clone()
     }
 
     /// The folder in which they are.
@@ -221,11 +254,7 @@ impl Drop for ScratchDir {
             }
             return;
         }
-        let mut state = self.pool.lock();
-        if state.has_root {
-            state.removals.push(folder.path);
-            self.pool.removals_added.notify_one();
-        }
+        self.pool.discard(folder.path);
     }
 }
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from .jobs import Job
 
 
-class Dependency(TypedDict, total=False):
-    """A job that must end first, and how."""
+_As = TypedDict("_As", {"as": str}, total=False)
+
+
+class Dependency(_As, total=False):
+    """A job that must end first, how, and (`as`) under which name the job gets its output in `NAQ_INPUTS`."""
 
     job: str
     on: Literal["success", "failure", "finished"]
@@ -60,6 +63,7 @@ class Options(TypedDict, total=False):
     expires_at: dt.datetime
     result_ttl: Duration
     depends_on: str | Job[Any] | Sequence[str | Job[Any] | Dependency]
+    inputs: Literal["named", "all", "stdin"]
     dependency_timeout: Duration
     concurrency_key: str
     concurrency_max: int
@@ -223,12 +227,23 @@ def _dependency(value: Any) -> Any:
         condition = value.get("on", "success")
         if condition not in ("success", "failure", "finished"):
             raise ConfigurationError(f"depends_on: {condition!r} is not success, failure or finished")
-        return {"job": _dependency(value.get("job")), "on": condition}
+        dependency = {"job": _dependency(value.get("job")), "on": condition}
+        if (name := value.get("as")) is not None:
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+                raise ConfigurationError(f"depends_on: {name!r} is not a name of 1 to 64 of A-Z a-z 0-9 _ -")
+            dependency["as"] = name
+        return dependency
     text = getattr(value, "job_id", value)
     # ids that naq derives may be depended on, though not chosen
     if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,89}", text):
         raise ConfigurationError(f"depends_on: {text!r} is not a job or the id of one")
     return text
+
+
+def _inputs(fields: dict[str, Any], value: Any) -> None:
+    if value not in ("named", "all", "stdin"):
+        raise ConfigurationError(f"inputs: {value!r} is not named, all or stdin")
+    fields["inputs"] = value
 
 
 def _concurrency_max(fields: dict[str, Any], value: Any) -> None:
@@ -272,6 +287,7 @@ _SPECIAL: dict[str, Any] = {
     "retry_strategy": _retry_strategy,
     "expires_at": _expires_at,
     "depends_on": _depends_on,
+    "inputs": _inputs,
     "concurrency_max": _concurrency_max,
     "limits": _limits,
     "stdin": _stdin,

@@ -40,6 +40,8 @@ pub enum AttemptEnd {
         /// Whether every retry would fail in the same way.
         fatal: bool,
     },
+    /// It could not be started because an output of a dependency that it needs is gone or too large.
+    NoInput,
     /// It could not be started because the worker's machine was short of something, such as
     /// processes or disk space. The attempt does not count.
     ResourceShortage,
@@ -131,6 +133,7 @@ pub fn end_attempt(
         }
         AttemptEnd::SpawnerDied { alone } => return after_crash(record, attempt, alone),
         AttemptEnd::ResourceShortage => return after_shortage(record, attempt),
+        AttemptEnd::NoInput => (Reason::Dependency, FailureClass::Fatal),
         AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, FailureClass::Fatal),
         AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
         AttemptEnd::TimedOut => (Reason::Timeout, FailureClass::Retryable),
@@ -219,7 +222,7 @@ fn after_failure(
 ) -> OnEnd {
     record.failed_starts = 0;
     // A job that did not start has shown nothing about itself.
-    record.suspect &= reason == Reason::Spawn;
+    record.suspect &= matches!(reason, Reason::Spawn | Reason::Dependency);
     // An attempt during which the worker crashed or lost its lease is no failure of the job, so it
     // uses up no retry.
     let interrupted = record.interrupted_attempts();

@@ -112,10 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn on(job: &str, on: DependencyCondition) -> Dependency {
-        Dependency {
-            job: JobId::new(job).unwrap(),
-            on,
-        }
+        Dependency::new(JobId::new(job).unwrap(), on)
     }
 
     #[test]

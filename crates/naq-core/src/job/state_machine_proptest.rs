@@ -431,10 +431,8 @@ fn any_envelope() -> impl Strategy<Value = Envelope> {
         |(retries, dependencies, keyed, expires)| Envelope {
             max_retries: Some(retries),
             depends_on: (0..dependencies)
-                .map(|index| Dependency {
-                    job: JobId::new(format!("d{index}")).unwrap(),
-                    on: DependencyCondition::Success,
-                })
+                .map(|index| JobId::new(format!("d{index}")).unwrap())
+                .map(|job| Dependency::new(job, DependencyCondition::Success))
                 .collect(),
             concurrency_key: keyed.then(|| "k".to_owned()),
             expires_at: expires.then(|| at(20_000)),

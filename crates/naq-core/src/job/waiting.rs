@@ -447,10 +447,7 @@ mod tests {
 
     #[test]
     fn blocked_job_waits_for_dependencies_before_a_slot() {
-        let dependency = Dependency {
-            job: JobId::new("a").unwrap(),
-            on: DependencyCondition::Success,
-        };
+        let dependency = Dependency::new(JobId::new("a").unwrap(), DependencyCondition::Success);
         let blocked = |dependencies: &[Dependency]| Phase::Blocked {
             waits: BlockedOn {
                 dependencies: dependencies.to_vec(),

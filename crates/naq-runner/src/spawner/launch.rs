@@ -462,10 +462,15 @@ impl Launcher {
     }
 }
 
-/// Bytes of the job's standard input, if its memory is limited.
+/// Bytes of the job's standard input in memory, if its memory is limited.
 fn stdin_bytes(start: &StartFrame, fds: &[OwnedFd]) -> u64 {
     let stdin = fds.first().filter(|_| start.has_stdin);
     let stdin = stdin.filter(|_| start.resource_limits.memory_bytes.is_some());
+    // a file on a disk has no seals, and takes none of the job's memory
+    let stdin = stdin.filter(|stdin| {
+        nix::fcntl::fcntl(stdin, nix::fcntl::FcntlArg::F_GET_SEALS)
+            .is_ok_and(|seals| seals & libc::F_SEAL_WRITE != 0)
+    });
     let blocks = stdin.and_then(|stdin| nix::sys::stat::fstat(stdin).ok());
     blocks.map_or(0, |found| found.st_blocks as u64 * memory::BLOCK_BYTES)
 }

@@ -120,7 +120,8 @@ fn job_frame(
     number: u64,
 ) -> Value {
     let paths = file_paths(command, folder);
-    let env = build_env(options, command, Some(folder), &paths).into_iter();
+    // a job with a folder of inputs runs in a process of its own
+    let env = build_env(options, command, Some(folder), &paths, "").into_iter();
     let env: serde_json::Map<String, Value> = env
         .map(|(name, value)| (name.to_owned(), Value::from(value)))
         .collect();
@@ -176,6 +177,7 @@ fn open_stdin(stdin: &Stdin) -> io::Result<OwnedFd> {
     match stdin {
         Stdin::Empty => Ok(std::fs::File::open("/dev/null")?.into()),
         Stdin::Bytes(bytes) => Ok(sealed_memfd(c"stdin", bytes)?),
+        Stdin::File(file) => Ok(file.try_clone()?.into()),
     }
 }
 

@@ -12,7 +12,8 @@ use super::times::TimeReader;
 use super::word_hints;
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{
-    Backoff, Dependency, DependencyCondition, Envelope, JobId, ResourceLimits, RetryDelay,
+    Backoff, Dependency, DependencyCondition, Envelope, InputName, Inputs, JobId, ResourceLimits,
+    RetryDelay,
 };
 
 /// The job to run.
@@ -150,9 +151,18 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     success_on: Vec<u8>,
-    /// Job that has to succeed first; JOB=failure and JOB=finished wait for another end
-    #[arg(long, value_name = "JOB[=END]", help_heading = "Dependencies")]
+    /// Job that has to succeed first; JOB=failure and JOB=finished wait for another end. With ,as=NAME the job
+    /// gets its output in the folder $NAQ_INPUTS/NAME
+    #[arg(
+        long,
+        value_name = "JOB[=END][,as=NAME]",
+        help_heading = "Dependencies"
+    )]
     depends_on: Vec<String>,
+    /// Outputs that the job gets of the jobs it depends on: named (those with a name), all, or stdin (all, as lines
+    /// of JSON on standard input) [default: named]
+    #[arg(long, value_name = "WHICH", help_heading = "Dependencies")]
+    inputs: Option<Inputs>,
     /// Maximum time that a job it depends on may not exist [default: 24h]
     #[arg(long, value_name = "TIME", help_heading = "Dependencies")]
     dependency_timeout: Option<WireDuration>,
@@ -211,6 +221,7 @@ impl JobOptions {
         for text in &self.depends_on {
             envelope.depends_on.push(dependency(text)?);
         }
+        envelope.inputs = self.inputs;
         envelope.dependency_timeout = self.dependency_timeout;
         envelope.concurrency_key.clone_from(&self.concurrency_key);
         envelope.concurrency_max = self.concurrency_max;
@@ -418,8 +429,12 @@ fn key_and_value<'t>(option: &str, text: &'t str) -> Result<(&'t str, &'t str), 
         .ok_or_else(|| Failure::usage(format!("{option} {text}: write KEY=VALUE")))
 }
 
-/// Parses a dependency, `JOB` or `JOB=END`.
+/// Parses a dependency: `JOB` or `JOB=END`, and `,as=NAME` after it.
 fn dependency(text: &str) -> Result<Dependency, Failure> {
+    let (text, as_name) = match text.split_once(",as=") {
+        Some((text, name)) => (text, Some(InputName::new(name)?)),
+        None => (text, None),
+    };
     let (job, on) = match text.split_once('=') {
         Some((job, on)) => (
             job,
@@ -429,8 +444,8 @@ fn dependency(text: &str) -> Result<Dependency, Failure> {
         None => (text, DependencyCondition::default()),
     };
     Ok(Dependency {
-        job: JobId::new(job)?,
-        on,
+        as_name,
+        ..Dependency::new(JobId::new(job)?, on)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::input_files::JobInputs;
 use super::options::WorkerConfig;
 use crate::languages::{Invocation, RunnerProblem};
 use naq_core::has_required_labels;
@@ -166,6 +167,17 @@ fn own_program(envelope: &Envelope) -> Program {
             source: script.clone().unwrap_or_default(),
             args,
         },
+    }
+}
+
+/// Passes the outputs of its dependencies to an attempt.
+pub(super) fn pass_inputs(command: &mut Command, inputs: Option<JobInputs>) {
+    match inputs {
+        None => {}
+        Some(JobInputs::Folder(folder)) => {
+            command.folder = Some(("NAQ_INPUTS".to_owned(), folder));
+        }
+        Some(JobInputs::Stdin(file)) => command.stdin = Stdin::File(file),
     }
 }
 

@@ -14,6 +14,7 @@ use super::metrics::WorkerMetrics;
 use super::options::WorkerConfig;
 use super::prepared_scripts::PreparedScripts;
 use super::warm::WarmPools;
+use naq_client::Client;
 use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
 use naq_protocol::QueueName;
 use naq_runner::Runner;
@@ -29,6 +30,8 @@ const ROUTE_REGISTERED_MAX: Duration = Duration::from_secs(10);
 /// What every delivery of a worker needs.
 pub(super) struct WorkerContext {
     pub(super) broker: Broker,
+    /// The same connection, for reading outputs.
+    pub(super) client: Client,
     pub(super) runner: Runner,
     pub(super) worker_id: String,
     pub(super) options: WorkerConfig,

@@ -131,6 +131,12 @@ impl Grants {
         }
     }
 
+    /// Whether a right is granted for every queue.
+    #[must_use]
+    pub(super) fn covers_all(&self, right: Right) -> bool {
+        self.of(right).all
+    }
+
     /// Checks that a right is granted for a queue.
     ///
     /// # Errors

@@ -89,6 +89,7 @@ impl JobRequests {
         self.grants.check(Right::Enqueue, &queue)?;
         let payload = Bytes::copy_from_slice(envelope.get().as_bytes());
         let envelope = Envelope::parse(&payload).map_err(|error| refused(error.into()))?;
+        self.check_inputs(&envelope).await?;
         let start = start_delay(request.delay.map(|delay| delay.0), request.at, &envelope)?;
         let queue = self.client.queue(queue.as_str()).map_err(refused)?;
         let enqueueing = async {
@@ -104,6 +105,19 @@ impl JobRequests {
         self.enqueued.add(queue.name(), 1);
         tracing::debug!(%job_id, %parent, queue = %queue.name(), "enqueued for a job");
         Ok(JobReply::enqueued(job_id))
+    }
+
+    /// Checks that a job may read the outputs that its child would get of its dependencies: otherwise a job
+    /// that may only enqueue could read any job.
+    async fn check_inputs(&self, envelope: &Envelope) -> Result<(), JobReplyError> {
+        if self.grants.covers_all(Right::Read) {
+            return Ok(());
+        }
+        for source in envelope.input_sources() {
+            let record = self.client.fetch_job(source.job).await.map_err(refused)?;
+            self.grants.check(Right::Read, &record.queue)?;
+        }
+        Ok(())
     }
 
     async fn status(&self, request: &JobRequest) -> Result<JobReply, JobReplyError> {

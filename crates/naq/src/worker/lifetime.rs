@@ -71,6 +71,7 @@ pub async fn run_worker(
     let connection = show_connection(&broker, &options);
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
+        client,
         metrics,
         runner,
         worker_id: worker_id.clone(),

@@ -23,6 +23,8 @@ mod exit_rules;
 mod finish;
 mod grants;
 mod heartbeat;
+mod input_files;
+mod inputs;
 mod job_log;
 mod job_requests;
 mod job_socket;

@@ -11,6 +11,8 @@ use super::command::{self, AttemptIdentity};
 use super::context::WorkerContext;
 use super::control::{ControlState, RecordCheckpointer};
 use super::delivery::LeasedDelivery;
+use super::input_files::JobInputs;
+use super::inputs::NoInputs;
 use super::limit_signals::limit_end;
 use super::live_output::LiveOutput;
 use super::warm::Cold;
@@ -43,22 +45,11 @@ impl Attempt<'_> {
         let context = self.delivery.context;
         context.metrics.on_started(&record.queue);
         let mut usage = None;
-        let finished = match context
-            .options
-            .secrets
-            .read(&record.queue, &self.envelope.secrets)
-            .await
-        {
-            Err(error) => FinishedAttempt {
-                end: AttemptEnd::NotStarted { fatal: true },
-                error: Some(error.to_string()),
-                retry_after: None,
-                now: now(),
-                random: rand::random(),
-                max_worker_crashes: context.options.max_worker_crashes,
-            },
-            Ok(secrets) => {
-                let running = self.run_command(&mut record, &mut revision, secrets);
+        let finished = match self.gather(&record).await {
+            Err(NoInputs::Lost) => return None,
+            Err(NoInputs::Ended(end, error)) => self.without_start(end, error),
+            Ok((secrets, inputs)) => {
+                let running = self.run_command(&mut record, &mut revision, secrets, inputs);
                 let (completion, control_state) = Box::pin(running).await;
                 if matches!(
                     completion.stopped,
@@ -95,6 +86,33 @@ impl Attempt<'_> {
             revision,
             usage,
         })
+    }
+
+    /// Gathers what the job needs besides its envelope: its secrets, and the outputs of its dependencies. Neither
+    /// counts towards its timeout.
+    async fn gather(
+        &self,
+        record: &Record,
+    ) -> Result<(Vec<(String, String)>, Option<JobInputs>), NoInputs> {
+        let secrets = &self.delivery.context.options.secrets;
+        let secrets = secrets.read(&record.queue, &self.envelope.secrets).await;
+        let secrets = secrets.map_err(|error| {
+            let end = AttemptEnd::NotStarted { fatal: true };
+            NoInputs::Ended(end, Some(error.to_string()))
+        })?;
+        Ok((secrets, self.fetch_inputs().await?))
+    }
+
+    /// The end of an attempt that has not started.
+    fn without_start(&self, end: AttemptEnd, error: Option<String>) -> FinishedAttempt {
+        FinishedAttempt {
+            end,
+            error,
+            retry_after: None,
+            now: now(),
+            random: rand::random(),
+            max_worker_crashes: self.delivery.context.options.max_worker_crashes,
+        }
     }
 
     /// Whether a job has failed by itself where programs gain no rights.
@@ -153,6 +171,7 @@ impl Attempt<'_> {
         record: &mut Record,
         revision: &mut u64,
         secrets: Vec<(String, String)>,
+        inputs: Option<JobInputs>,
     ) -> (Completion, ControlState) {
         let LeasedDelivery { context, lease, .. } = self.delivery;
         let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
@@ -173,6 +192,7 @@ impl Attempt<'_> {
         };
         let mut command =
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
+        command::pass_inputs(&mut command, inputs);
         // kept by the spawner, which acts although this process may be stopped by then
         if self.envelope.overlap_ok == Some(true) {
             lease.set_grace(options.outage_grace);

@@ -184,6 +184,9 @@ fn own_process(envelope: &Envelope, command: &Command, pool: &WarmPool) -> Optio
     if envelope.env.keys().any(|name| is_env_denied(name, &[])) {
         return Some("it sets a variable that its interpreter reads at its start");
     }
+    if command.folder.is_some() {
+        return Some("it gets outputs of other jobs");
+    }
     let has_stdin = !matches!(command.stdin, naq_runner::Stdin::Empty);
     if has_stdin && pool.lock().mode == WarmMode::Reuse {
         return Some("it has a standard input");

@@ -501,10 +501,10 @@ fn expired_job_does_not_start() {
 #[test]
 fn dependencies_are_resolved_before_the_job_is_blocked_or_runs() {
     let mut envelope = job(0);
-    envelope.depends_on = vec![Dependency {
-        job: JobId::new("first").unwrap(),
-        on: naq_protocol::DependencyCondition::Success,
-    }];
+    envelope.depends_on = vec![Dependency::new(
+        JobId::new("first").unwrap(),
+        naq_protocol::DependencyCondition::Success,
+    )];
     let mut context = delivered(7, "w", 1);
     let DeliveryDecision::ResolveDependencies(open) = decide_delivery(None, &envelope, &context)
     else {

@@ -122,10 +122,7 @@ mod tests {
             record: None,
             depends_on: after
                 .iter()
-                .map(|job| Dependency {
-                    job: JobId::new(job).unwrap(),
-                    on: DependencyCondition::Success,
-                })
+                .map(|job| Dependency::new(JobId::new(job).unwrap(), DependencyCondition::Success))
                 .collect(),
         }
     }
