@@ -18,6 +18,8 @@ const WITHOUT_OBJECTS: &[&str] = &[
     "worker",
     "dashboard",
     "dev",
+    "progress",
+    "checkpoint",
     "schema",
     "completions",
     "man",

@@ -20,6 +20,7 @@ mod list_scheduled;
 mod log_file;
 mod output;
 mod remarks;
+mod reports;
 mod retry;
 mod run;
 mod schedule;

@@ -89,6 +89,7 @@ pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
 pub use staged_folder::StagedFolder;
 pub use sys::async_fd::register_readable;
+pub use sys::control_channel::open_control_channel;
 pub use user::{JobUser, UserError};
 pub use warm::{WarmBoot, WarmCall, WarmError, WarmMode, WarmProcess};
 

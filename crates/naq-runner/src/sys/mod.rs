@@ -4,6 +4,7 @@
 pub(super) mod async_fd;
 pub(super) mod child;
 pub(super) mod clone;
+pub(super) mod control_channel;
 pub(super) mod inherited_fds;
 pub(super) mod keyring;
 pub(super) mod namespace_init;

@@ -56,6 +56,32 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "progress",
+        &[
+            (
+                "Report from a shell script",
+                "naq run -- sh -c 'naq progress 50; ./backup.sh'",
+            ),
+            (
+                "Say what the job does",
+                "naq run -- sh -c 'naq progress --message starting; ./backup.sh'",
+            ),
+        ],
+    ),
+    (
+        "checkpoint",
+        &[
+            (
+                "Note how far the job has come",
+                "naq run -- sh -c 'naq checkpoint 7; echo row 7'",
+            ),
+            (
+                "Note a text",
+                "naq run -- sh -c 'naq checkpoint --text row-7'",
+            ),
+        ],
+    ),
+    (
         "result",
         &[
             ("Print what a job wrote", "naq result report-7"),
@@ -64,6 +90,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "naq result report-7 --wait --exit-code",
             ),
             ("Print its standard error", "naq result report-8 --stderr"),
+            (
+                "Set the result of the job that runs it",
+                "naq run -- sh -c 'naq result --set [1,2]'",
+            ),
         ],
     ),
     (

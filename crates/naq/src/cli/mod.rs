@@ -45,6 +45,7 @@ mod purge;
 mod queue;
 mod remarks;
 mod render;
+mod report;
 mod result;
 mod retry;
 mod root_jobs;
@@ -114,8 +115,18 @@ enum Verb {
     Status(status::Args),
     /// Explain why a job does not run, or how it ended
     Why(why::Args),
-    /// Print an ended job's standard output
+    /// Print an ended job's standard output, or set the result of the job in which naq runs
     Result(result::Args),
+    /// Report the progress of the job in which naq runs
+    ///
+    /// Needs no settings and no grant. What is out of range becomes a warning on the job's record.
+    Progress(report::ProgressArgs),
+    /// Store a value for the next attempt of the job in which naq runs
+    ///
+    /// The next attempt finds it in the file $NAQ_CHECKPOINT_FILE, and unless it is long in $NAQ_CHECKPOINT. Needs
+    /// no settings and no grant. What is too large becomes a warning on the job's record, and the earlier value
+    /// stays.
+    Checkpoint(report::CheckpointArgs),
     /// Print a job's output, or follow it while the job runs
     ///
     /// Standard output goes to standard output, standard error to standard error.
@@ -292,6 +303,13 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Completions(args) => return completions::run(args),
         Verb::Man(args) => return man::run(args, command()),
         Verb::Version(args) => return version::run(args, &zones),
+        Verb::Progress(args) => return report::progress(args),
+        Verb::Checkpoint(args) => return report::checkpoint(args),
+        Verb::Result(args) => {
+            if let Some(done) = args.set_in_job() {
+                return done;
+            }
+        }
         Verb::Config(args) => {
             if let Some(done) = config::run_without_settings(args) {
                 return done;
@@ -413,6 +431,8 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Config(args) => config::run(session, &args),
         Verb::Bench(args) => bench::run(session, args).await,
         Verb::Cron(_)
+        | Verb::Progress(_)
+        | Verb::Checkpoint(_)
         | Verb::Schema(_)
         | Verb::Completions(_)
         | Verb::Man(_)

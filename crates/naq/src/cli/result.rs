@@ -3,6 +3,7 @@
 use super::exit::{Exit, Failure};
 use super::job_output::{FullOption, print_streams, with_full_output};
 use super::render;
+use super::report;
 use super::session::Session;
 use super::waiting::explain;
 use naq_client::OutputStream;
@@ -11,8 +12,14 @@ use naq_protocol::JobId;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Job's id
-    #[arg(value_name = "JOB")]
-    id: String,
+    #[arg(value_name = "JOB", required_unless_present = "set")]
+    id: Option<String>,
+    /// Inside a job: set the job's structured result, as JSON (- for standard input)
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["id", "exit_code", "stderr", "wait", "full"])]
+    set: Option<String>,
+    /// The result to set is a text instead of JSON
+    #[arg(long, requires = "set")]
+    text: bool,
     /// Exit with the job's exit code
     #[arg(long)]
     exit_code: bool,
@@ -31,10 +38,16 @@ impl Args {
     pub(super) fn is_endless(&self) -> bool {
         self.wait
     }
+
+    /// Sets the result of the job in which this process runs, if that is what is asked for.
+    pub(super) fn set_in_job(&self) -> Option<Result<u8, Failure>> {
+        let value = self.set.as_deref()?;
+        Some(report::result(value, self.text))
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let job_id = JobId::new(&args.id)?;
+    let job_id = JobId::new(args.id.as_deref().unwrap_or_default())?;
     let client = session.job_reader().await?;
     let record = if args.wait {
         let waiting = client.wait(&job_id);
