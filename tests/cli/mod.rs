@@ -18,6 +18,7 @@ mod jobs;
 mod json_contract;
 mod list_scheduled;
 mod log_file;
+mod map;
 mod output;
 mod remarks;
 mod reports;

@@ -4,6 +4,7 @@
 
 mod foreign_worker;
 mod functions;
+mod pipelines;
 mod producers;
 
 use std::ffi::OsStr;

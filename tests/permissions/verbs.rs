@@ -128,6 +128,9 @@ fn enqueue(fleet: &Fleet) {
         0,
         &["sh", "-c", long_output],
     );
+    naq.file("lines", "a\nb\n");
+    enqueue(&["--map", "lines", "--id", "map"], 0, &["echo", "{}"]);
+    enqueue(&["--join", "map", "--wait"], 0, &["cat"]);
     // an output in the object store, which the worker reads for another job
     let get = ["--wait", "--depends-on", "large,as=large"];
     enqueue(&get, 0, &["sh", "-c", "wc -c < $NAQ_INPUTS/large/stdout"]);

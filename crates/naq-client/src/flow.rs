@@ -7,7 +7,9 @@ use futures_util::{FutureExt, StreamExt, stream};
 use super::{Client, ClientError};
 use naq_core::StartDelay;
 use naq_jetstream::NewJob;
-use naq_protocol::{Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record};
+use naq_protocol::{
+    DEPENDENCIES_MAX, Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record,
+};
 
 /// How many jobs are read at the same time.
 const READS_AT_ONCE: usize = 64;
@@ -103,6 +105,31 @@ impl Client {
         }
     }
 
+    /// Records the jobs `<flow>-0`, `<flow>-1` … as a flow, so that they are shown together and
+    /// [`Client::fetch_flow_jobs`] returns them. They may be enqueued already. Returns false if they are more than a
+    /// job can depend on; then they are no flow.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the server refuses the request or does not answer.
+    pub async fn record_numbered_flow(&self, flow: &JobId, jobs: u64) -> Result<bool, ClientError> {
+        if jobs > DEPENDENCIES_MAX as u64 {
+            return Ok(false);
+        }
+        let names: Vec<String> = (0..jobs).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.broker.write_flow(flow, &names).await?;
+        Ok(true)
+    }
+
+    /// Returns the ids of a flow's jobs, each after those that it depends on. `None` if there is no such flow.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the server does not answer.
+    pub async fn fetch_flow_jobs(&self, flow: &JobId) -> Result<Option<Vec<JobId>>, ClientError> {
+        let names = self.broker.read_flow(flow).await?;
+        Ok(names.map(|names| flow_jobs(flow, &names)))
+    }
+
     /// Returns the jobs of a flow; or a job, the jobs it depends on and its dependents, transitively.
     /// Each job comes after those that it depends on.
     ///
@@ -130,13 +157,7 @@ impl Client {
             }
         }
         match names {
-            Some((flow, names)) => {
-                let jobs: Vec<JobId> = names
-                    .iter()
-                    .filter_map(|name| JobId::new(format!("{flow}-{name}")).ok())
-                    .collect();
-                self.fetch_nodes(jobs).await
-            }
+            Some((flow, names)) => self.fetch_nodes(flow_jobs(&flow, &names)).await,
             None => self.fetch_neighbours(id).await,
         }
     }
@@ -198,6 +219,12 @@ impl Client {
         }
         Ok(after_dependencies(nodes))
     }
+}
+
+/// The ids of the jobs of a flow that have these names.
+fn flow_jobs(flow: &JobId, names: &[String]) -> Vec<JobId> {
+    let ids = names.iter().map(|name| format!("{flow}-{name}"));
+    ids.filter_map(|id| JobId::new(id).ok()).collect()
 }
 
 /// Sorts the jobs so that each comes after those that it depends on. Jobs of a cycle come last.

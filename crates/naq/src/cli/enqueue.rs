@@ -2,6 +2,7 @@
 
 mod delay;
 mod file;
+mod map;
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -23,7 +24,7 @@ use super::times::TimeReader;
 use super::waiting::{explain, stopped_waiting, wait_for_enqueued};
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
-use naq_protocol::{Envelope, JobId, QueueName, Record, State};
+use naq_protocol::{DEPENDENCIES_MAX, Envelope, JobId, QueueName, Record, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,6 +39,8 @@ pub(super) struct Args {
     /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<String>,
+    #[command(flatten)]
+    many: map::MapOptions,
     /// Wait for the outcome, print the job's output and exit with its exit code
     #[arg(short = 'w', long)]
     wait: bool,
@@ -60,7 +63,7 @@ pub(super) struct Args {
 impl Args {
     /// Whether the verb waits for jobs, or for the writer of its file.
     pub(super) fn is_endless(&self) -> bool {
-        self.wait || self.file.is_some()
+        self.wait || self.file.is_some() || self.many.map.is_some()
     }
 }
 
@@ -76,9 +79,70 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         times.note("--at", due)?;
     }
     args.full.check(args.wait)?;
-    match &args.file {
-        Some(file) => enqueue_file(session, &args, file, &queue, start).await,
-        None => enqueue_one(session, &args, &queue, start, &times).await,
+    match (&args.file, &args.many.map) {
+        (Some(file), _) => enqueue_file(session, &args, file, &queue, start).await,
+        (None, Some(lines)) => enqueue_lines(session, &args, lines, &queue, start, &times).await,
+        (None, None) => enqueue_one(session, &args, &queue, start, &times).await,
+    }
+}
+
+/// Enqueues a job for each line of a file, and records that they belong together.
+async fn enqueue_lines(
+    session: &Session,
+    args: &Args,
+    lines: &str,
+    queue: &QueueName,
+    start: Option<Delay>,
+    times: &TimeReader<'_>,
+) -> Result<u8, Failure> {
+    if lines == "-" && args.job.takes_stdin() {
+        return Err(Failure::usage(
+            "--map reads the lines from standard input, which another option reads too",
+        ));
+    }
+    let chosen = args.job.chosen_id()?;
+    let flow = chosen.unwrap_or_else(file::generate_flow_name);
+    let template = map::MapTemplate::new(args.job.envelope(session, times)?, flow.clone())?;
+    let check = EnvelopeCheck::new(session, args.strict);
+    let source = map::lines(lines, template, start, check)?;
+    if args.dry_run {
+        source.print()?;
+        return Ok(0);
+    }
+    let options = file::FileOptions {
+        queue,
+        name: None,
+        start,
+        quiet: args.quiet,
+        keep_ids: args.wait,
+        trace: session.trace(),
+        flow: Some(&flow),
+    };
+    if let Some(worker) = session.job_socket() {
+        if args.max_jobs.is_some() || args.wait {
+            return Err(not_in_a_job("--map with --max-jobs or --wait"));
+        }
+        file::enqueue_in_job(session, &worker, source, &options).await?;
+        return Ok(0);
+    }
+    let client = session.connect().await?;
+    if let Some(max) = args.max_jobs {
+        client.queue(queue.as_str())?.check_capacity(max).await?;
+    }
+    let enqueued = file::enqueue(session, &client, source, &options).await?;
+    let is_flow = client.record_numbered_flow(&flow, enqueued.jobs).await?;
+    if !is_flow {
+        render::note(format_args!(
+            "`{flow}` has more than {DEPENDENCIES_MAX} jobs, so none can --join it"
+        ));
+    } else if !args.quiet && !args.wait && !session.json && std::io::stderr().is_terminal() {
+        render::note(format_args!(
+            "`naq enqueue --join {flow} -- COMMAND` enqueues a job that gets their outcomes"
+        ));
+    }
+    match args.wait {
+        true => wait_for_all(session, &client, &enqueued.ids).await,
+        false => Ok(0),
     }
 }
 
@@ -95,33 +159,35 @@ async fn enqueue_file(
             "--file and a command exclude each other: the envelopes are in the file",
         ));
     }
+    let check = EnvelopeCheck::new(session, args.strict);
+    let source = file::Source::envelopes(file, start, check)?;
     if args.dry_run {
-        return file::check(file, start, EnvelopeCheck::new(session, args.strict));
+        return file::check(source);
     }
     let name = args.job.chosen_id()?;
     let options = file::FileOptions {
         queue,
         name: name.as_ref(),
         start,
-        strict: args.strict,
         quiet: args.quiet,
         keep_ids: args.wait,
         trace: session.trace(),
+        flow: None,
     };
     if let Some(worker) = session.job_socket() {
         if args.max_jobs.is_some() || args.wait || name.is_some() {
             return Err(not_in_a_job("--file with --max-jobs, --wait or --id"));
         }
-        file::enqueue_in_job(session, &worker, file, &options).await?;
+        file::enqueue_in_job(session, &worker, source, &options).await?;
         return Ok(0);
     }
     let client = session.connect().await?;
     if let Some(max) = args.max_jobs {
         client.queue(queue.as_str())?.check_capacity(max).await?;
     }
-    let ids = file::enqueue(session, &client, file, &options).await?;
+    let enqueued = file::enqueue(session, &client, source, &options).await?;
     if args.wait {
-        wait_for_all(session, &client, &ids).await
+        wait_for_all(session, &client, &enqueued.ids).await
     } else {
         Ok(0)
     }
@@ -136,6 +202,7 @@ async fn enqueue_one(
     times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(session, times)?;
+    let joined = join(session, args, &mut envelope).await?;
     // The program that wrote its input may have been slow.
     session.progress.advance();
     EnvelopeCheck::new(session, args.strict).check(&envelope, "")?;
@@ -163,7 +230,10 @@ async fn enqueue_one(
         }
         return enqueue_in_job(session, args, worker, queue, delay, &envelope).await;
     }
-    let client = session.connect().await?;
+    let client = match joined {
+        Some(client) => client,
+        None => session.connect().await?,
+    };
     let queue = client.queue(queue.as_str())?.traced(session.trace());
     if let Some(max) = args.max_jobs {
         queue.check_capacity(max).await?;
@@ -194,6 +264,23 @@ async fn enqueue_one(
         clock::warn_if_off(&client).await;
     }
     Ok(0)
+}
+
+/// Makes the job wait for the jobs of a flow, with `--join`. Returns the connection by which it has found them.
+async fn join(
+    session: &Session,
+    args: &Args,
+    envelope: &mut Envelope,
+) -> Result<Option<Client>, Failure> {
+    let Some(flow) = &args.many.join else {
+        return Ok(None);
+    };
+    if session.job_socket().is_some() {
+        return Err(not_in_a_job("--join"));
+    }
+    let client = session.connect().await?;
+    map::join(&client, envelope, flow).await?;
+    Ok(Some(client))
 }
 
 /// Enqueues a job inside a job, through its worker.

@@ -33,8 +33,11 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Choose the queue and the job's id",
                 "naq enqueue --queue build --id build-42 -- make test",
             ),
-            ("Start it later", "naq enqueue --in 10m -- ./backup.sh"),
             ("Enqueue a file of jobs", "naq enqueue --file jobs.ndjson"),
+            (
+                "Enqueue a job for each line, and one that gets the outcomes of all",
+                "ls | naq enqueue --map - --id sums -- sha256sum {}; naq enqueue --join sums -- wc -l",
+            ),
         ],
     ),
     (

@@ -35,16 +35,16 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCHES_MAX: usize = 8;
 
 /// A valid envelope of the file.
-struct ParsedEnvelope {
-    chosen: Option<JobId>,
-    payload: Bytes,
-    start: Option<StartDelay>,
+pub(super) struct ParsedEnvelope {
+    pub(super) chosen: Option<JobId>,
+    pub(super) payload: Bytes,
+    pub(super) start: Option<StartDelay>,
     /// Bytes of the file up to the end of this envelope.
-    offset: u64,
+    pub(super) offset: u64,
 }
 
 /// An item of a file.
-enum Item {
+pub(super) enum Item {
     Envelope(ParsedEnvelope),
     /// A flow, which is the only item of its file.
     Flow(Flow),
@@ -52,15 +52,58 @@ enum Item {
 
 type Batch = Result<Vec<Item>, Failure>;
 
+/// Takes an item.
+type Emit<'e> = dyn FnMut(Item) -> Result<(), Failure> + 'e;
+
+/// Passes the items of a file on.
+type Each = dyn FnOnce(&mut Emit<'_>) -> Result<(), Failure> + Send;
+
+/// A file whose items are read once, one after another.
+pub(super) struct Source {
+    each: Box<Each>,
+    /// Size of the file. `None` if it is a pipe.
+    size: Option<u64>,
+}
+
+impl Source {
+    /// A source that passes its items to `each`.
+    pub(super) fn new(
+        each: impl FnOnce(&mut Emit<'_>) -> Result<(), Failure> + Send + 'static,
+        size: Option<u64>,
+    ) -> Source {
+        let each = Box::new(each);
+        Source { each, size }
+    }
+
+    /// The envelopes or the flow of a file.
+    pub(super) fn envelopes(
+        file: &str,
+        start: Option<Delay>,
+        mut check: EnvelopeCheck,
+    ) -> Result<Source, Failure> {
+        let (reader, size) = open(file)?;
+        let each = move |emit: &mut Emit<'_>| for_each_item(reader, start, &mut check, emit);
+        Ok(Source::new(each, size))
+    }
+
+    /// Prints every envelope.
+    pub(super) fn print(self) -> Result<(), Failure> {
+        (self.each)(&mut |item| {
+            if let Item::Envelope(envelope) = item {
+                let text: &RawValue = serde_json::from_slice(&envelope.payload)
+                    .map_err(|error| Failure::general(error.to_string()))?;
+                render::print_json(&text)?;
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Reads and checks every envelope, and prints their number.
-pub(super) fn check(
-    file: &str,
-    start: Option<Delay>,
-    mut check: EnvelopeCheck,
-) -> Result<u8, Failure> {
+pub(super) fn check(source: Source) -> Result<u8, Failure> {
     let mut count = 0_u64;
     let mut flow_jobs = None;
-    for_each_item(open(file)?.0, start, &mut check, |item| {
+    (source.each)(&mut |item| {
         match item {
             Item::Envelope(_) => count += 1,
             // Any name of the length of a generated one does: ids of the jobs contain it.
@@ -94,30 +137,35 @@ pub(super) struct FileOptions<'w> {
     pub(super) name: Option<&'w JobId>,
     /// Delay of each job. `None` enqueues at once.
     pub(super) start: Option<Delay>,
-    /// Whether what workers ignore is an error.
-    pub(super) strict: bool,
     /// Do not print the ids.
     pub(super) quiet: bool,
     /// Return the ids to the caller instead of printing them.
     pub(super) keep_ids: bool,
     /// The trace that the jobs belong to.
     pub(super) trace: Option<TraceContext>,
+    /// The flow of jobs that have their ids already.
+    pub(super) flow: Option<&'w JobId>,
 }
 
-/// Enqueues every envelope of a file, or its flow. Returns the ids if the caller keeps them.
+/// What was enqueued.
+pub(super) struct Enqueued {
+    /// The ids, if the caller keeps them.
+    pub(super) ids: Vec<JobId>,
+    /// Number of envelopes.
+    pub(super) jobs: u64,
+}
+
+/// Enqueues every envelope of a file, or its flow.
 pub(super) async fn enqueue(
     session: &Session,
     client: &Client,
-    file: &str,
+    source: Source,
     options: &FileOptions<'_>,
-) -> Result<Vec<JobId>, Failure> {
-    let (reader, size) = open(file)?;
-    let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
-    let start = options.start;
-    let check = EnvelopeCheck::new(session, options.strict);
-    std::thread::spawn(move || read(reader, start, check, &batch_sender));
-    let bar = progress(size);
+) -> Result<Enqueued, Failure> {
+    let bar = progress(source.size);
+    let mut batches = read_on_thread(source);
     let mut sender = BulkSender {
+        sent: 0,
         session,
         options,
         bulk: client.bulk(),
@@ -153,8 +201,9 @@ pub(super) async fn enqueue(
             }
             Ok(None)
         };
-        if let Some(flow) = limited(verb_time_max(), &session.progress, sending).await? {
-            return Ok(flow);
+        if let Some(ids) = limited(verb_time_max(), &session.progress, sending).await? {
+            let jobs = ids.len() as u64;
+            return Ok(Enqueued { ids, jobs });
         }
         sender.report()?;
         bar.set_message(sender.bulk.enqueued().to_string());
@@ -170,14 +219,10 @@ pub(super) async fn enqueue(
 pub(super) async fn enqueue_in_job(
     session: &Session,
     worker: &JobSocket,
-    file: &str,
+    source: Source,
     options: &FileOptions<'_>,
 ) -> Result<(), Failure> {
-    let (reader, _) = open(file)?;
-    let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
-    let start = options.start;
-    let check = EnvelopeCheck::new(session, options.strict);
-    std::thread::spawn(move || read(reader, start, check, &batch_sender));
+    let mut batches = read_on_thread(source);
     let mut enqueued = 0;
     while let Some(batch) = batches.recv().await {
         let sending = async {
@@ -186,7 +231,7 @@ pub(super) async fn enqueue_in_job(
                     return Err(not_in_a_job("a flow"));
                 };
                 let mut request = worker.enqueue_request(options.queue, &envelope.payload)?;
-                if let Some(start) = start {
+                if let Some(start) = options.start {
                     start.set_in(&mut request);
                 }
                 let job_id = worker.enqueue(request).await?;
@@ -200,7 +245,7 @@ pub(super) async fn enqueue_in_job(
                         queue: options.queue,
                         scheduled_for: None,
                         name: None,
-                        flow: None,
+                        flow: options.flow,
                     })?;
                 } else {
                     render::print_line(&job_id)?;
@@ -217,7 +262,7 @@ pub(super) async fn enqueue_in_job(
 }
 
 /// Generates a flow's name. It is short, because the ids of the flow's jobs begin with it.
-fn generate_flow_name() -> JobId {
+pub(super) fn generate_flow_name() -> JobId {
     let generated = JobId::generate();
     // The last part of an id is random.
     let random = generated.as_str().rsplit('-').next().unwrap_or_default();
@@ -273,6 +318,8 @@ struct BulkSender<'s> {
     session: &'s Session,
     options: &'s FileOptions<'s>,
     bulk: BulkEnqueue,
+    /// Number of jobs that were sent.
+    sent: u64,
     ids: Vec<JobId>,
     refused: u64,
     first_refusal: Option<Failure>,
@@ -296,12 +343,13 @@ impl BulkSender<'_> {
         job.start = envelope.start;
         job.trace = self.options.trace;
         self.bulk.push(job).await?;
+        self.sent += 1;
         Ok(())
     }
 
     /// Reports how many jobs were enqueued, after the last confirmation. Returns the kept ids, or
     /// the failure that ended the reading, or the first refusal of the server.
-    fn conclude(self, enqueued: u64, read_failure: Option<Failure>) -> Result<Vec<JobId>, Failure> {
+    fn conclude(self, enqueued: u64, read_failure: Option<Failure>) -> Result<Enqueued, Failure> {
         let jobs = render::count(enqueued, "job");
         if let Some(failure) = read_failure {
             return Err(failure.map_message(|why| format!("{why}; {jobs} enqueued before it")));
@@ -319,7 +367,10 @@ impl BulkSender<'_> {
             };
             render::note(format_args!("{jobs} enqueued{repeated}"));
         }
-        Ok(self.ids)
+        Ok(Enqueued {
+            ids: self.ids,
+            jobs: self.sent,
+        })
     }
 
     fn print_ids(&self, ids: &[JobId]) -> std::io::Result<()> {
@@ -331,7 +382,7 @@ impl BulkSender<'_> {
                     queue: self.options.queue,
                     scheduled_for: None,
                     name: None,
-                    flow: None,
+                    flow: self.options.flow,
                 };
                 serde_json::to_writer(&mut stdout, &job).map_err(std::io::Error::from)?;
                 writeln!(stdout)?;
@@ -364,7 +415,8 @@ impl BulkSender<'_> {
     }
 }
 
-fn open(file: &str) -> Result<(Box<dyn Read + Send>, Option<u64>), Failure> {
+/// Opens a file; `-` is standard input. Returns its size too, unless it has none.
+pub(super) fn open(file: &str) -> Result<(Box<dyn Read + Send>, Option<u64>), Failure> {
     if file == "-" {
         return Ok((Box::new(std::io::stdin()), None));
     }
@@ -389,15 +441,17 @@ fn progress(size: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn read(
-    reader: Box<dyn Read + Send>,
-    start: Option<Delay>,
-    mut check: EnvelopeCheck,
-    sender: &mpsc::Sender<Batch>,
-) {
+/// Reads a source on a thread of its own.
+fn read_on_thread(source: Source) -> mpsc::Receiver<Batch> {
+    let (sender, batches) = mpsc::channel::<Batch>(BATCHES_MAX);
+    std::thread::spawn(move || read(source, &sender));
+    batches
+}
+
+fn read(source: Source, sender: &mpsc::Sender<Batch>) {
     let mut batch = Vec::with_capacity(BATCH_JOBS);
     let mut batch_bytes = 0;
-    let read = for_each_item(reader, start, &mut check, |item| {
+    let read = (source.each)(&mut |item| {
         if let Item::Envelope(checked) = &item {
             batch_bytes += checked.payload.len();
         }
