@@ -147,4 +147,29 @@ fn the_contents_of_the_site_have_every_page_once() {
             "docs/SUMMARY.md lacks {name}"
         );
     }
+    // a page that is only linked to would be missing on the site
+    let root = Path::new(crate::ROOT).canonicalize().unwrap();
+    let contents = root.join("docs/SUMMARY.md");
+    let target_of = |page: &Path, link: &str| {
+        let (file, _) = link.split_once('#').unwrap_or((link, ""));
+        match file {
+            "" => page.to_owned(),
+            file => page.parent().unwrap().join(file).canonicalize().unwrap(),
+        }
+    };
+    let shown: BTreeSet<PathBuf> = listed
+        .iter()
+        .map(|link| target_of(&contents, link))
+        .collect();
+    for page in &shown {
+        for link in relative_links(&text_of(page)) {
+            let target = target_of(page, &link);
+            let is_page = target.extension().is_some_and(|ending| ending == "md");
+            assert!(
+                !is_page || target == contents || shown.contains(&target),
+                "docs/SUMMARY.md lacks the page of `{link}` in {}",
+                page.display()
+            );
+        }
+    }
 }
