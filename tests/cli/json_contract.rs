@@ -165,6 +165,7 @@ fn json_output_of_every_verb_matches_its_schema() {
     check_schedules(&naq, &mut contract);
     contract.prints("version", &["version"]);
     contract.prints("health", &["health"]);
+    contract.prints("runner", &["runner"]);
     contract.prints("setting", &["config"]);
     contract.prints("nats_config", &["nats-config"]);
     contract.prints("nats_config", &["nats-config", "--out", "fleet"]);

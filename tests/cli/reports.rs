@@ -81,7 +81,7 @@ fn a_report_beyond_a_limit_breaks_neither_this_attempt_nor_the_next() {
     let script = script(
         r#"if [ "$NAQ_ATTEMPT" = 2 ]; then cat "$NAQ_CHECKPOINT_FILE"; exit; fi
            naq checkpoint 1 && naq progress 140 || exit 9
-           head -c 262200 /dev/zero | tr '\0' x | naq checkpoint --text - || exit 9
+           head -c 4200000 /dev/zero | tr '\0' x | naq checkpoint --text - || exit 9
            for n in $(seq 60); do echo "{\"key$n\": 1}" >&3; done
            exit 75"#,
     );
@@ -93,7 +93,7 @@ fn a_report_beyond_a_limit_breaks_neither_this_attempt_nor_the_next() {
     let warnings = record.warnings;
     let has = |words: &str| warnings.iter().any(|warning| warning.contains(words));
     assert!(
-        has("control line of more than 262144 bytes"),
+        has("control line of more than 4194304 bytes"),
         "{warnings:?}"
     );
     assert!(has("progress"), "{warnings:?}");

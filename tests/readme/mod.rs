@@ -348,6 +348,7 @@ fn the_readme_names_variables_that_there_are() {
         "NAQ_CHECKPOINT",
         "NAQ_CHECKPOINT_FILE",
         "NAQ_FENCE",
+        "NAQ_INPUTS",
         "NAQ_JOB_ID",
         "NAQ_QUEUE",
     ];
