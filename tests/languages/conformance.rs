@@ -3,6 +3,8 @@
 //! `runners/conformance/run.py` plays the worker for the authors of a shim. Here the same calls go through an
 //! envelope, and what is expected is compared with the record.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::Path;
 
 use naq_protocol::{Record, State};
