@@ -205,6 +205,10 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     contract.prints("record", &["status", "good"]);
     contract.prints("record", &["result", "good"]);
     contract.prints("log_chunk", &["logs", "good"]);
+    let files = ["--artifact", "out", "--", "touch", "out"];
+    let kept = ["enqueue", "-q", "build", "--id", "kept", "--wait"];
+    contract.prints("record", &[&kept[..], &files].concat());
+    contract.prints("artifact", &["artifacts", "kept"]);
     contract.prints("ttl", &["job", "ttl", "good", "1h"]);
     contract.prints(
         "results_purged",

@@ -68,7 +68,8 @@ fn a_denied_request_fails_at_once_with_its_subject() {
         (
             "no_info",
             &["queues"],
-            publish("$JS.API.STREAM.INFO.naq_queue_default`"),
+            // all of them are asked at once
+            publish("$JS.API.STREAM.INFO.naq_queue_"),
         ),
         (
             "no_info",

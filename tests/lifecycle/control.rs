@@ -111,7 +111,7 @@ fn a_large_checkpoint_reaches_the_next_attempt_by_file() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
-    // as JSON two bytes longer; a variable holds 131,056, a line of the control channel 262,144
+    // as JSON two bytes longer; a variable holds 131,056, a checkpoint 262,144
     for (bytes, in_variable) in [(131_054, true), (131_055, false), (262_000, false)] {
         let script = format!(
             r#"if [ "$NAQ_ATTEMPT" = 1 ]; then
@@ -128,7 +128,7 @@ fn a_large_checkpoint_reaches_the_next_attempt_by_file() {
         let expected = format!("{bytes}\n{in_variable}\n");
         assert_eq!(text(record.stdout.as_ref()), expected);
     }
-    let script = r#"head -c 300000 /dev/zero | tr '\0' c | sed 's/.*/{"checkpoint":"&"}/' >&3"#;
+    let script = r#"head -c 4300000 /dev/zero | tr '\0' c | sed 's/.*/{"checkpoint":"&"}/' >&3"#;
     naq.enqueue(&["--id", "too-large", "--", "sh", "-c", script]);
     let record = naq.wait_ended(&id("too-large"));
     assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));

@@ -80,6 +80,11 @@ fn a_producer_forges_reads_and_enqueues_nothing_of_others() {
         "$JS.naq.API.STREAM.PURGE.naq_queue_build",
         "$JS.naq.API.CONSUMER.CREATE.naq_queue_build",
         "$KV.naq_scheduled_jobs.mine",
+        // the output of a job; its own uploads have other subjects
+        "$O.naq_files.M.b3V0cHV0",
+        "$O.naq_files.C.any",
+        "$JS.naq.API.DIRECT.GET.OBJ_naq_files.$O.naq_files.M.b3V0cHV0",
+        "$JS.naq.API.STREAM.MSG.GET.OBJ_naq_files",
         "naq.control.worker.any",
     ] {
         let before = fleet.denials().len();

@@ -121,6 +121,12 @@ fn enqueue(fleet: &Fleet) {
     enqueue(&["--wait", "--id", "fails-too"], 1, &["false"]);
     enqueue(&["--wait", "--stdin", "long.in"], 0, &["wc", "-c"]);
     enqueue(&["--max-jobs", "1000"], 0, &["true"]);
+    let files = ["--upload", "long.in", "--artifact", "kept"];
+    enqueue(
+        &[&files[..], &["--wait", "--id", "files"]].concat(),
+        0,
+        &["cp", "long.in", "kept"],
+    );
     enqueue(&["--id", "long"], 0, &["sh", "-c", LONG_JOB]);
     let long_output = "head -c 3000000 /dev/zero | tr '\\0' x";
     enqueue(
@@ -188,6 +194,8 @@ fn read_as_reader(fleet: &Fleet) {
         (0, &["result", "one"]),
         (0, &["result", "--wait", "large", "--full"]),
         (0, &["logs", "long"]),
+        (0, &["artifacts", "files"]),
+        (0, &["artifacts", "files", "--output", "downloaded"]),
         (0, &["wait", "one"]),
         (0, &["events"]),
         (0, &["failed", "list"]),

@@ -35,7 +35,8 @@ printf '[schedule.weekly]\ncron = "0 4 * * 0"\ncommand = ["true"]\n' > schedules
 echo '0 5 * * * true' > crontab
 naq queue add build emails reports
 naq queue pause build
-for id in report-6 report-7; do naq enqueue --wait --id $id -- sh -c 'echo done; echo note >&2'; done
+mkdir input; echo 2 > input/in.csv
+for id in report-6 report-7; do naq enqueue --wait --id $id --artifact out -- sh -c 'mkdir out; echo 3 > out/sums.csv; echo done; echo note >&2'; done
 naq enqueue --wait --id report-8 -- sh -c 'echo sorry >&2; exit 3' || true
 naq enqueue -q build --id report-9 --label customer=acme -- true
 naq enqueue --in 1h --id reminder -- true

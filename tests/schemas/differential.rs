@@ -74,6 +74,32 @@ const INEXPRESSIBLE: &[Inexpressible] = &[
         },
     },
     Inexpressible {
+        rule: "the files of a job do not collide, neither with each other nor with folders; closest: none",
+        example: || {
+            let digest = format!("sha256:{}", "0".repeat(64));
+            let file = |path: &str| json!({"path": path, "digest": digest, "bytes": 1});
+            json!({"command": "x", "files": [file("a"), file("a/b")]})
+        },
+        may_break: |envelope| count(&envelope["files"]) > 1,
+    },
+    Inexpressible {
+        rule: "the files of a job have at most 4 GiB together; closest: maximum of each",
+        example: || {
+            let digest = format!("sha256:{}", "0".repeat(64));
+            let file = |n| json!({"path": format!("{n}"), "digest": digest, "bytes": 1 << 30});
+            json!({"command": "x", "files": (0..5).map(file).collect::<Vec<_>>()})
+        },
+        may_break: |envelope| count(&envelope["files"]) > 4,
+    },
+    Inexpressible {
+        rule: "a name in a path has at most 255 bytes of UTF-8; closest: a pattern that counts characters",
+        example: || json!({"command": "x", "artifacts": ["ö".repeat(200)]}),
+        may_break: |envelope| {
+            let mut artifacts = envelope["artifacts"].as_array().into_iter().flatten();
+            artifacts.any(|pattern| is_long(pattern, 255))
+        },
+    },
+    Inexpressible {
         rule: "a text is a duration of at most 100 years, or a size of at most 1 EiB; closest: pattern",
         example: || json!({"command": "x", "result_ttl": "101 w 5300w"}),
         may_break: |envelope| {
@@ -109,6 +135,11 @@ const INEXPRESSIBLE: &[Inexpressible] = &[
         may_break: |envelope| envelope.to_string().len() > 100_000,
     },
 ];
+
+/// The number of items of a list.
+fn count(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
+}
 
 /// Whether the texts of a value have more bytes than this.
 fn is_long(value: &Value, bytes_max: usize) -> bool {
@@ -220,6 +251,7 @@ fn valid_values() -> Vec<(&'static str, Vec<Value>)> {
         &[json!(4), json!(u64::MAX), json!(1024.0)],
     ));
     limits.extend(limit("nice", &[json!(19), json!(0.0)]));
+    let digest = format!("sha256:{}", "0a".repeat(32));
     let mut delays = durations.clone();
     delays.extend([json!([1, "2s", 0.5]), json!(["1w"])]);
     vec![
@@ -258,6 +290,25 @@ fn valid_values() -> Vec<(&'static str, Vec<Value>)> {
         ),
         ("secrets", vec![json!([]), json!(["A", "_1"]), json!(null)]),
         ("cwd", vec![json!("/tmp"), json!(" "), json!(null)]),
+        (
+            "files",
+            vec![
+                json!([]),
+                json!([{"path": "a/..b", "digest": digest, "bytes": 3.0, "executable": null}]),
+                json!([{"path": "ö", "digest": digest, "bytes": 1 << 30, "later": [1]},
+                       {"path": "b", "digest": digest, "bytes": 0, "executable": true}]),
+                json!(null),
+            ],
+        ),
+        (
+            "artifacts",
+            vec![
+                json!([]),
+                json!(["out/*.csv", "**/a?"]),
+                json!(["..."]),
+                json!(null),
+            ],
+        ),
         ("timeout", durations.clone()),
         ("limits", limits),
         (
@@ -438,6 +489,7 @@ fn generate(random: &mut StdRng) -> Map<String, Value> {
         json!({"script": "echo\u{0}"}),
         json!({"function": "m:f", "args": [null, {}], "kwargs": {"a": null}, "runner": "python"}),
         json!({"command": "x", "script": null}),
+        json!({"script_digest": format!("sha256:{}", "0".repeat(64))}),
     ];
     let inputs = [
         json!({}),
@@ -488,6 +540,7 @@ fn mutate(envelope: &mut Map<String, Value>, random: &mut StdRng) {
             let names = [
                 "command",
                 "script",
+                "script_digest",
                 "function",
                 "stdin",
                 "stdin_base64",

@@ -136,6 +136,9 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","depends_on":[{"job":"a","on":null,"as":null}],"inputs":null}"#,
     r#"{"command":"x","depends_on":[{"job":"a","as":"fetch"},"b"],"inputs":"all"}"#,
     r#"{"command":"x","depends_on":["a"],"inputs":"stdin","stdin":null}"#,
+    r#"{"command":"x","depends_on":[{"job":"a","on":null}]}"#,
+    r#"{"command":"./sum.sh","files":[{"path":"data/..in.csv","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1},{"path":"sum.sh","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":9.0,"executable":true,"later":1}],"artifacts":["out/*.csv","**/log"]}"#,
+    r#"{"script_digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","files":null,"artifacts":null}"#,
 ];
 
 /// Envelopes that schema and parser refuse.
@@ -239,6 +242,28 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","limits":{"gpus":2}}"#,
     r#"{"command":"x","max_retries":1.5}"#,
     r#"{"command":"x","env":{"A":null}}"#,
+    r#"{"command":"x","script_digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000"}"#,
+    r#"{"script_digest":"sha256:00"}"#,
+    r#"{"script_digest":"sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#,
+    r#"{"command":"x","files":[{"path":"/etc/passwd","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"../a","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a/../../b","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a/..","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"./a","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a//b","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a/","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a\u0000b","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":2147483648}]}"#,
+    r#"{"command":"x","files":[{"path":"a","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","bytes":-1}]}"#,
+    r#"{"command":"x","files":["a"]}"#,
+    r#"{"command":"x","files":[{"path":"a","bytes":1}]}"#,
+    r#"{"command":"x","files":[{"path":"a","digest":"md5:0","bytes":1}]}"#,
+    r#"{"command":"x","artifacts":["/etc/*"]}"#,
+    r#"{"command":"x","artifacts":["../*"]}"#,
+    r#"{"command":"x","artifacts":[""]}"#,
+    r#"{"command":"x","artifacts":[null]}"#,
+    r#"{"command":"x","artifacts":"a"}"#,
 ];
 
 #[test]
@@ -323,7 +348,8 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
         --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \
         --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other,as=other --inputs all --dependency-timeout 1h";
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/main.rs");
-    let input = ["--input", "[1]", "--", "echo", "hi"];
+    let files = ["--upload", script, "--artifact", "out/*"];
+    let input = [&files[..], &["--input", "[1]", "--", "echo", "hi"]].concat();
     let call = "--call m:f --runner python --module-path src --kwargs";
     let written = [
         enqueue_dry(options, &input),
@@ -345,7 +371,8 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
         "scheduled_for",
         "rerun_of",
         "stdin_base64",
-        "must_understand",
+        // of a script that is too long for a message
+        "script_digest",
     ];
     let schema = checked_in("envelope");
     for field in schema["properties"].as_object().unwrap().keys() {

@@ -4,6 +4,7 @@
 
 mod actions;
 mod api;
+mod artifacts;
 mod audit;
 mod bodies;
 mod browser;

@@ -2,6 +2,7 @@
 
 mod drain;
 mod exit;
+mod files;
 mod label_routes;
 mod limit;
 mod pause;

@@ -1,5 +1,17 @@
 // Written from schemas/envelope.v1.json, schemas/record.v1.json, schemas/input.v1.json, schemas/schedule.v1.json, schemas/worker.v1.json by `npm run types`. Do not edit.
 
+/** A file that a job has left, and that is kept with its record. */
+export type Artifact = {
+  /** The size, in bytes. */
+  bytes: number;
+  /** The digest of the content. */
+  digest: string;
+  /** Its path in the job's work folder. */
+  name: string;
+  /** The object in the bucket `naq_files` that holds the content. */
+  object: string;
+};
+
 /** How the wait before a retry grows. */
 export type Backoff = "fixed" | "linear" | "exponential";
 
@@ -58,6 +70,8 @@ export type CapturedOutput = {
 export type Envelope = {
   /** Arguments: strings, numbers and booleans for a command or script, any JSON for a function. */
   args?: unknown[] | null;
+  /** Patterns of files in the work folder that are kept when an attempt has ended. */
+  artifacts?: string[] | null;
   /** The program: a path, relative to `cwd`, or a name that is looked up in the worker's PATH. */
   command?: string | null;
   /** A key: at most `concurrency_max` jobs with the same key run at once, across all workers. */
@@ -82,6 +96,8 @@ export type Envelope = {
   expires_at?: string | null;
   /** Exit codes not to retry. */
   fatal_on?: number[] | null;
+  /** Uploaded files, which are placed into the job's work folder before each attempt. */
+  files?: UploadedFile[] | null;
   /** The function that `runner` calls, such as `module:name`. The runner says what it may look like. */
   function?: string | null;
   /** Any JSON value, passed to the program on standard input. */
@@ -106,7 +122,7 @@ export type Envelope = {
    * Names of fields that a worker must know to run the job, the fields of `limits` as
    * `limits.<name>`. A worker that does not know one rejects the job.
    */
-  must_understand?: Array<"version" | "job_id" | "command" | "script" | "function" | "runner" | "module_path" | "args" | "kwargs" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "inputs" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
+  must_understand?: Array<"version" | "job_id" | "command" | "script" | "script_digest" | "function" | "runner" | "module_path" | "args" | "kwargs" | "input" | "stdin" | "stdin_base64" | "env" | "secrets" | "cwd" | "files" | "artifacts" | "timeout" | "limits" | "max_retries" | "retry_delay" | "retry_strategy" | "retry_max_delay" | "retry_jitter" | "retry_on" | "fatal_on" | "success_on" | "depends_on" | "inputs" | "dependency_timeout" | "expires_at" | "result_ttl" | "concurrency_key" | "concurrency_max" | "overlap_ok" | "labels" | "requires" | "meta" | "enqueue_time" | "traceparent" | "rerun_of" | "schedule_id" | "scheduled_for" | "must_understand" | "limits.memory" | "limits.address_space" | "limits.cpu_time" | "limits.cpus" | "limits.processes" | "limits.open_files" | "limits.file_size" | "limits.output" | "limits.nice"> | null;
   /**
    * Whether the job bears that two of its attempts overlap: during an outage of NATS its worker may
    * let it run past the end of its lease; false if absent.
@@ -139,6 +155,11 @@ export type Envelope = {
   scheduled_for?: string | null;
   /** Inline source text, run by its `#!` line, or else by `runner`, or else by `sh`. */
   script?: string | null;
+  /**
+   * The digest of inline source code that is stored as an uploaded file, since it is too long for a
+   * message.
+   */
+  script_digest?: string | null;
   /** Names of secrets that the worker adds to the environment from its own store. */
   secrets?: string[] | null;
   /** Text, passed to the program on standard input unchanged. */
@@ -285,6 +306,8 @@ export type JobProgress = {
  * combine; [`Record::phase`] tells whether they fit.
  */
 export type JobRecord = {
+  /** The files that the last attempt has left, as far as they are kept. */
+  artifacts?: Artifact[];
   /** The number of the current or last attempt; 0 before the first one. */
   attempt: number;
   /** Whether a cancel was requested. */
@@ -582,6 +605,18 @@ export type ScheduleStatus = "active" | "paused" | "ended";
  * as [`State::Unknown`].
  */
 export type State = "scheduled" | "queued" | "waiting" | "running" | "retrying" | "succeeded" | "failed" | "cancelled" | "expired" | "rejected";
+
+/** A file that a producer has uploaded, and that a worker places into the job's work folder. */
+export type UploadedFile = {
+  /** The size, in bytes. */
+  bytes: number;
+  /** The digest of the content, by which it is stored. */
+  digest: string;
+  /** Whether the file can be executed; false if absent. */
+  executable?: boolean | null;
+  /** The path in the work folder: names with `/` between them, none of them `.` or `..`. */
+  path: string;
+};
 
 /** A worker's heartbeat. */
 export type WorkerInfo = {

@@ -1,5 +1,5 @@
 import { ConfigurationError } from "./errors.js";
-import type { Envelope } from "./generated.js";
+import type { Envelope, UploadedFile } from "./generated.js";
 import type { Job } from "./jobs.js";
 import { type Duration, duration, jobId, json, milliseconds, moment, queueName, shown } from "./values.js";
 
@@ -60,12 +60,18 @@ export interface JobOptions {
   env?: { [name: string]: string };
   secrets?: string[];
   cwd?: string;
+  /** Files that were uploaded (`naq enqueue --upload`), for the job's work folder. */
+  files?: UploadedFile[];
+  /** Patterns of the files in the work folder that are kept after the job. */
+  artifacts?: string[];
   limits?: Limits;
   /** Any JSON, passed to the program on standard input. */
   input?: unknown;
   /** Text or bytes, passed to the program on standard input. */
   stdin?: string | Uint8Array;
   runner?: string;
+  /** Folders in which the function's runner looks for modules first. */
+  modulePath?: string[];
   overlapOk?: boolean;
   mustUnderstand?: string[];
 }
@@ -132,6 +138,8 @@ function list<T>(value: T[], name: string): T[] {
 }
 
 const textList = (value: string[], name: string): string[] => list(value, name).map((one) => text(one, name));
+
+const fileList = (value: UploadedFile[], name: string): UploadedFile[] => list(value, name).map((one) => json(one, name));
 
 const strategy = (value: string, name: string): string => {
   if (!["fixed", "linear", "exponential"].includes(value)) {
@@ -220,10 +228,13 @@ const SETTERS: { [option in Exclude<keyof JobOptions, "queue" | "id" | "at" | "d
   env: field("env", texts),
   secrets: field("secrets", textList),
   cwd: field("cwd", text),
+  files: field("files", fileList),
+  artifacts: field("artifacts", textList),
   limits: field("limits", limits),
   input: field("input", json),
   stdin: stdin as Setter,
   runner: field("runner", text),
+  modulePath: field("module_path", textList),
   overlapOk: field("overlap_ok", boolean),
   mustUnderstand: field("must_understand", textList),
 };

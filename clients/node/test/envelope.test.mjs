@@ -44,7 +44,7 @@ test("every kind of job and every option makes a valid envelope", async () => {
       timeout: "250ms",
       expiresAt: new Date("2030-01-01"),
       resultTtl: "0s",
-      dependsOn: ["a", { job: "b", on: "failure" }, naq.fetch("c"), "build-seq-7"],
+      dependsOn: ["a", { job: "b", on: "failure", as: "fetch" }, naq.fetch("c"), "build-seq-7"],
       dependencyTimeout: "1d",
       concurrencyKey: "key",
       concurrencyMax: 2,
@@ -54,6 +54,8 @@ test("every kind of job and every option makes a valid envelope", async () => {
       env: { REGION: "eu" },
       secrets: ["TOKEN"],
       cwd: "/srv",
+      files: [{ path: "a/b", digest: `sha256:${"0".repeat(64)}`, bytes: 3, executable: true }],
+      artifacts: ["out/*.csv"],
       limits: { memory: "256M", cpuTime: "1m", cpus: 0.5, processes: 3, nice: 5, addressSpace: "1G", fileSize: 1, openFiles: 9, output: 0 },
       stdin: new Uint8Array([255]),
       overlapOk: true,
@@ -70,7 +72,7 @@ test("every kind of job and every option makes a valid envelope", async () => {
 });
 
 const WRONG = [
-  [{ retrys: 3 }, /unknown option `retrys`; the options are at, concurrencyKey/],
+  [{ retrys: 3 }, /unknown option `retrys`; the options are artifacts, at, concurrencyKey/],
   [{ timeout: 5 }, /timeout: 5 has no unit; write '5s' or '5ms'/],
   [{ timeout: "5 minutes" }, /timeout: '5 minutes' is not a duration; write 250ms, 90s/],
   [{ queue: "a b" }, /the queue name 'a b' is not 1 to 64/],
@@ -87,6 +89,7 @@ const WRONG = [
   [{ dependsOn: 3 }, /3 is not a job or the id of one/],
   [{ secrets: "TOKEN" }, /secrets: 'TOKEN' is not an array/],
   [{ cwd: "a\0b" }, /has a NUL/],
+  [{ artifacts: "out" }, /is not an array/],
   [{ input: 1, stdin: "a" }, /give one of `input` and `stdin`/],
   [{ meta: [new Date()] }, /meta\[0\]: JSON cannot hold a Date; pass its `.toISOString\(\)`/],
 ];

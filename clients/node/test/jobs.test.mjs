@@ -1,7 +1,9 @@
 // Commands and scripts on a real server with a real worker.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { Naq, NaqError } from "@naq/client";
@@ -33,8 +35,10 @@ test("a failure says why", async () => {
 });
 
 test("a function returns its result or throws", async () => {
-  const job = await used.naq.job("node:path:basename").enqueue("/a/b");
-  assert.equal(await job.result({ timeout }), "b");
+  const folder = mkdtempSync(join(tmpdir(), "naq-"));
+  writeFileSync(join(folder, "tasks.mjs"), "export const double = ({ n }) => n * 2;\n");
+  const job = await used.naq.job("./tasks.mjs:double", { cwd: folder }).enqueue({ n: 21 });
+  assert.equal(await job.result({ timeout }), 42);
   const failed = await used.naq.job("./no-such-file.js:f").enqueue({ a: 1 });
   await assert.rejects(failed.result({ timeout }), (error) => {
     assert.equal(error.name, "JobFailedError");

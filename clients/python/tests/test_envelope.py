@@ -49,6 +49,8 @@ CALLS = {
         env={"REGION": "eu"},
         secrets=["TOKEN"],
         cwd=Path("/srv"),
+        files=[{"path": "a/b", "digest": "sha256:" + "0" * 64, "bytes": 3, "executable": True}],
+        artifacts=["out/*.csv"],
         limits={"memory": "256M", "cpu_time": dt.timedelta(minutes=1), "cpus": 0.5, "processes": 3, "nice": 5},
         stdin=b"\xff",
         overlap_ok=True,
@@ -79,7 +81,7 @@ def test_every_option_is_a_field_of_the_envelope_or_says_where_and_when(envelope
         assert field is None or field in envelope_schema["properties"], option
     # what the scheduler, a rerun and naq itself set
     unset = {"version", "job_id", "enqueue_time", "schedule_id", "scheduled_for", "rerun_of", "traceparent"}
-    unset |= {"command", "script", "function", "args", "kwargs", "stdin_base64", "max_retries"}
+    unset |= {"command", "script", "function", "args", "kwargs", "stdin_base64", "max_retries", "script_digest"}
     assert envelope_schema["properties"].keys() - naq.Options.__annotations__.keys() == unset
 
 
@@ -87,7 +89,7 @@ def test_every_option_is_a_field_of_the_envelope_or_says_where_and_when(envelope
     ("options", "problem"),
     [
         ({"retrys": 3}, "unknown option `retrys`; did you mean `retries`?"),
-        ({"colour": 3}, "unknown option `colour`; the options are at, "),
+        ({"colour": 3}, "unknown option `colour`; the options are artifacts, at, "),
         ({"max_retries": 3}, "it is called `retries` here"),
         ({"queue": "a b"}, "the queue name 'a b' is not 1 to 64"),
         ({"id": "a.b"}, "the job id 'a.b'"),
@@ -110,6 +112,9 @@ def test_every_option_is_a_field_of_the_envelope_or_says_where_and_when(envelope
         ({"inputs": "some"}, "'some' is not named, all or stdin"),
         ({"secrets": "TOKEN"}, "secrets: 'TOKEN' is a text; give a list"),
         ({"cwd": "a\0b"}, "has a NUL"),
+        ({"artifacts": "out"}, "artifacts: 'out' is a text; give a list"),
+        ({"files": ["a"]}, "files[0]: 'a' has no `path`"),
+        ({"files": [{"mode": 1}]}, "files[0].mode: unknown; a file has path"),
         ({"input": 1, "stdin": "a"}, "give one of `input` and `stdin`"),
         ({"meta": {1, 2}}, "meta: JSON cannot hold a set"),
         ({"concurrency_max": 0}, "concurrency_max: 0 is not"),

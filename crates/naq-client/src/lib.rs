@@ -72,6 +72,7 @@ mod full_store;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzz;
+mod job_files;
 mod listing;
 mod log_chunk;
 mod logs;
@@ -111,6 +112,7 @@ pub use filter::{JobFilter, LabelFilter};
 pub use flow::DependencyNode;
 pub use from_env::managed_server_dir;
 pub use full_store::describe_unstored;
+pub use job_files::ArtifactContent;
 pub use listing::{JobPage, JobSearch, JobSummary};
 pub use log_chunk::LogChunk;
 pub use logs::Logs;
@@ -144,7 +146,8 @@ pub use naq_jetstream::{
     NewJob, NoJetStream, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
     RecordBucketState, RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
     ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
-    SINGLE_JOB_QUEUE, SettingDifference, StorageUsage, UserKey, UsersConfig, needed_role,
+    SINGLE_JOB_QUEUE, SettingDifference, StorageUsage, StoreFileError, StoredFile, UserKey,
+    UsersConfig, needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{
@@ -152,10 +155,10 @@ pub use naq_jetstream::{
     read_file, read_text_file, socket_users, text_of_file,
 };
 pub use naq_protocol::{
-    Argument, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, CapturedOutput,
-    Dependency, DependencyCondition, Envelope, EnvelopeError, Flow, FlowMember, InvalidName, JobId,
-    JobProgress, LeaderInfo, Misfire, Overlap, QueueName, Reason, Record, RejectReason,
-    ResourceLimits, ResourceUsage, RetryDelay, Schedule, ScheduleId, ScheduleProgress,
-    ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin, Timestamp, UnknownFields,
-    WorkerInfo, WorkerState, units,
+    Argument, Artifact, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn,
+    CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError, FileDigest, Flow,
+    FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap, QueueName, Reason,
+    Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule, ScheduleId,
+    ScheduleProgress, ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin, Timestamp,
+    UnknownFields, UploadedFile, WorkerInfo, WorkerState, units,
 };

@@ -104,6 +104,7 @@ pub use schedules::schedule::{
 };
 pub use stream::objects::{ObjectChunk, StoredObject};
 pub use stream::publish::PendingWrite;
+pub use stream::stored_files::{StoreFileError, StoredFile, StoredUpload, UPLOAD_KEPT_MIN};
 pub use usage::StorageUsage;
 pub use user_database::{Account, accounts};
 pub use watch::{Watch, WatchEvent};

@@ -1,7 +1,7 @@
 //! All names of subjects, streams, buckets and consumers.
 
 use crate::audit_writer::AuditWriter;
-use naq_protocol::{JobId, QueueName, ScheduleId, check_prefix};
+use naq_protocol::{FileDigest, JobId, QueueName, ScheduleId, check_prefix};
 
 /// The names that naq uses on a server, under one prefix. Naqs with different prefixes are
 /// separate.
@@ -369,6 +369,25 @@ impl Names {
     #[must_use]
     pub fn file_descriptions(&self) -> String {
         format!("$O.{}.M.*", self.files_bucket())
+    }
+
+    /// The subject of the description of the uploaded file with this digest. It has two tokens, so that who
+    /// may store uploads may not replace other objects.
+    #[must_use]
+    pub fn upload(&self, digest: &FileDigest) -> String {
+        format!("$O.{}.M.upload.{}", self.files_bucket(), digest.hex())
+    }
+
+    /// The subjects of the descriptions of all uploaded files.
+    #[must_use]
+    pub fn uploads(&self) -> String {
+        format!("$O.{}.M.upload.*", self.files_bucket())
+    }
+
+    /// The subjects of the chunks of all uploaded files.
+    #[must_use]
+    pub fn upload_chunks(&self) -> String {
+        format!("$O.{}.C.upload.*", self.files_bucket())
     }
 
     /// The subject of a job's record.

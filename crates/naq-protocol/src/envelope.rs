@@ -11,9 +11,11 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::argument::Argument;
+use crate::artifact_pattern::ARTIFACT_PATTERNS_MAX;
 use crate::dependency::{DEPENDENCIES_MAX, Dependency};
 use crate::envelope_schema::{combinations, nothing};
 use crate::error::{EnvelopeError, RejectReason};
+use crate::files::{FILE_PATH_FORM, FILES_MAX, FileDigest, UploadedFile};
 use crate::inputs::Inputs;
 use crate::json;
 use crate::lenient;
@@ -60,6 +62,10 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1))]
     pub script: Option<String>,
+    /// The digest of inline source code that is stored as an uploaded file, since it is too long for a
+    /// message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub script_digest: Option<FileDigest>,
     /// The function that `runner` calls, such as `module:name`. The runner says what it may look like.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
@@ -133,6 +139,25 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub cwd: Option<String>,
+    /// Uploaded files, which are placed into the job's work folder before each attempt.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<UploadedFile>>", extend("maxItems" = FILES_MAX))]
+    pub files: Vec<UploadedFile>,
+    /// Patterns of files in the work folder that are kept when an attempt has ended.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<String>>", extend(
+        "maxItems" = ARTIFACT_PATTERNS_MAX,
+        "items" = {"type": "string", "maxLength": 1024, "pattern": FILE_PATH_FORM}
+    ))]
+    pub artifacts: Vec<String>,
     /// The longest duration of one attempt; the worker's default if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]
@@ -311,6 +336,13 @@ impl Envelope {
         }
     }
 
+    /// Whether the job starts in a work folder of its own unless `cwd` is given: it has uploaded files, or
+    /// files to keep.
+    #[must_use]
+    pub fn has_work_folder(&self) -> bool {
+        !self.files.is_empty() || !self.artifacts.is_empty()
+    }
+
     /// Parses an envelope strictly: one JSON object without duplicate keys, nested at most
     /// [`DEPTH_MAX`](crate::DEPTH_MAX) levels deep, every known field valid.
     ///
@@ -388,6 +420,9 @@ impl Envelope {
                 .lines()
                 .find(|line| !line.starts_with("#!") && !line.trim().is_empty());
             return format!("script: {}", line.unwrap_or_default().trim());
+        }
+        if let Some(digest) = &self.script_digest {
+            return format!("script: {digest}");
         }
         let function = self.function.as_deref().unwrap_or_default();
         let args = self.args.iter().map(|arg| arg.as_json().to_owned());

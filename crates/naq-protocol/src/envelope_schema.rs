@@ -20,8 +20,8 @@ pub(crate) fn given(field: &str) -> Value {
 /// The combinations of fields that [`Envelope::validate`](crate::Envelope::validate) requires.
 pub(crate) fn combinations(schema: &mut schemars::Schema) {
     use serde_json::json;
-    let [command, script, function, runner] =
-        ["command", "script", "function", "runner"].map(given);
+    let [command, script, script_digest, function, runner] =
+        ["command", "script", "script_digest", "function", "runner"].map(given);
     let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
     let inputs = json!({"required": ["inputs"], "properties": {"inputs": {"const": "stdin"}}});
     // What later versions will define is refused until then; `null` is absent.
@@ -29,7 +29,10 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
         .into_iter()
         .map(|name| (name.to_owned(), json!({"type": "null"})))
         .collect();
-    schema.insert("oneOf".to_owned(), json!([command, script, function]));
+    schema.insert(
+        "oneOf".to_owned(),
+        json!([command, script, script_digest, function]),
+    );
     schema.insert(
         "allOf".to_owned(),
         json!([

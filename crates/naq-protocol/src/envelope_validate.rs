@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine;
 
+use crate::artifact_pattern::{ARTIFACT_PATTERNS_MAX, ArtifactPattern};
 use crate::dependency::DEPENDENCIES_MAX;
 use crate::envelope::{Envelope, RETRIES_MAX, RUNNER_CHARS_MAX};
 use crate::error::{EnvelopeError, RejectReason};
+use crate::files::check_files;
 use crate::inputs::Inputs;
 use crate::limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 use crate::names::JobId;
@@ -100,6 +102,8 @@ impl Envelope {
         }
         self.validate_labels()?;
         self.validate_concurrency()?;
+        check_files(&self.files)?;
+        self.validate_artifacts()?;
         self.validate_dependencies()
     }
 
@@ -132,8 +136,13 @@ impl Envelope {
     }
 
     fn validate_program(&self) -> Result<(), EnvelopeError> {
-        let programs = [&self.command, &self.script, &self.function];
-        match programs.iter().filter(|program| program.is_some()).count() {
+        let programs = [
+            self.command.is_some(),
+            self.script.is_some(),
+            self.script_digest.is_some(),
+            self.function.is_some(),
+        ];
+        match programs.iter().filter(|is_given| **is_given).count() {
             1 => {}
             0 => {
                 return invalid(
@@ -144,7 +153,7 @@ impl Envelope {
             _ => {
                 return invalid(
                     "",
-                    "names more than one of `command`, `script`, `function`; give one",
+                    "names more than one of `command`, `script`, `script_digest`, `function`; give one",
                 );
             }
         }
@@ -318,6 +327,18 @@ impl Envelope {
                 "concurrency_key",
                 "it is empty or over 1 KiB; use a short name of what the jobs share",
             );
+        }
+        Ok(())
+    }
+
+    fn validate_artifacts(&self) -> Result<(), EnvelopeError> {
+        if self.artifacts.len() > ARTIFACT_PATTERNS_MAX {
+            return invalid("artifacts", "it is too long; at most 100 patterns");
+        }
+        for (index, pattern) in self.artifacts.iter().enumerate() {
+            if let Err(problem) = ArtifactPattern::new(pattern) {
+                return invalid(format!("artifacts[{index}]"), problem);
+            }
         }
         Ok(())
     }

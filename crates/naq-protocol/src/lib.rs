@@ -49,6 +49,7 @@
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod argument;
+mod artifact_pattern;
 mod attempts;
 mod audit;
 mod closest_match;
@@ -59,6 +60,7 @@ mod envelope_schema;
 mod envelope_setters;
 mod envelope_validate;
 mod error;
+mod files;
 mod flow;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -94,6 +96,7 @@ mod wire_name;
 mod worker;
 
 pub use argument::Argument;
+pub use artifact_pattern::{ARTIFACT_PATTERNS_MAX, ArtifactPattern};
 pub use attempts::{Attempt, AttemptOutcome};
 pub use audit::{
     AUDIT_NAME_CHARS_MAX, AUDIT_TEXT_CHARS_MAX, AuditAction, AuditEntry, AuditInterface,
@@ -103,6 +106,10 @@ pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
 pub use digest::is_equivalent;
 pub use envelope::{Envelope, Stdin};
 pub use error::{EnvelopeError, RejectReason};
+pub use files::{
+    Artifact, FILE_BYTES_MAX, FILE_PATH_BYTES_MAX, FILES_BYTES_MAX, FILES_MAX, FileDigest,
+    InvalidDigest, SCRIPT_BYTES_MAX, UploadedFile, check_file_path,
+};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
 pub use input_sources::InputSource;
 pub use inputs::{InputGap, Inputs, JobInput};

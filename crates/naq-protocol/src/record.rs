@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::dependency::Dependency;
+use crate::files::Artifact;
 use crate::lenient;
 use crate::names::{JobId, QueueName, ScheduleId};
 use crate::output::CapturedOutput;
@@ -524,6 +525,13 @@ pub struct Record {
     /// The object in the bucket `naq_files` that holds the envelope, if it is too large for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope_object: Option<String>,
+    /// The files that the last attempt has left, as far as they are kept.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub artifacts: Vec<Artifact>,
     /// The fields that this version of naq does not define.
     #[serde(
         flatten,
@@ -611,6 +619,7 @@ impl Record {
             envelope: None,
             result_object: None,
             envelope_object: None,
+            artifacts: Vec::new(),
             unknown: UnknownFields::default(),
             illegal_transition: None,
         }

@@ -147,6 +147,10 @@ pub struct Command {
     pub deadline: Option<BootInstant>,
     /// Whether the job gets a scratch folder, whose path is in `NAQ_WORK_DIR`.
     pub scratch: bool,
+    /// Whether the job has a work folder of its own in the scratch folder, which its caller has created there
+    /// ([`ScratchDir::create_work_folder`](super::ScratchDir::create_work_folder)). `NAQ_WORK_DIR` is its path
+    /// then, and the job starts in it unless [`Command::cwd`] says otherwise.
+    pub work_folder: bool,
     /// Files that naq writes into the scratch folder.
     pub files: Vec<JobFile>,
     /// A folder that is moved into the scratch folder: a variable that gets its path there, and the folder.
@@ -173,6 +177,7 @@ impl Command {
             kill_grace: Duration::from_secs(10),
             deadline: None,
             scratch: false,
+            work_folder: false,
             files: Vec::new(),
             folder: None,
             alone: false,

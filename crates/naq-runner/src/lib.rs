@@ -57,9 +57,10 @@ mod sys;
 mod user;
 mod warm;
 mod wire;
+mod work_folder;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ pub use sys::async_fd::register_readable;
 pub use sys::control_channel::open_control_channel;
 pub use user::{JobUser, UserError};
 pub use warm::{WarmBoot, WarmCall, WarmError, WarmMode, WarmProcess};
+pub use work_folder::{EntryKind, OpenedFile, Unfinished, WorkFolder};
 
 use cgroup::WorkerCgroup;
 use control::ControlQueue;
@@ -305,18 +307,30 @@ impl Runner {
     /// fails: if the command is invalid, [`JobHandle::wait`] returns
     /// [`Termination::NotStarted`].
     pub fn start_job(&self, command: Command) -> JobHandle {
-        self.start_with(command, JobParts::default())
+        self.start_job_in(command, None)
     }
 
-    /// Starts a job with further descriptors.
-    fn start_with(&self, command: Command, parts: JobParts) -> JobHandle {
+    /// Starts a job as [`Runner::start_job`] does, in this scratch folder, if the command has one. `None` means
+    /// any.
+    pub fn start_job_in(&self, command: Command, folder: Option<ScratchDir>) -> JobHandle {
+        self.start_with(command, JobParts::default(), folder)
+    }
+
+    /// Starts a job with further descriptors, and in this scratch folder if one is given.
+    fn start_with(
+        &self,
+        command: Command,
+        parts: JobParts,
+        folder: Option<ScratchDir>,
+    ) -> JobHandle {
         let pool = &self.inner.pool;
         let needs_folder = command.scratch
             || !command.files.is_empty()
             || command.folder.is_some()
             || !matches!(command.program, Program::Path { .. });
         let names = written_files(&command);
-        let scratch = needs_folder.then(|| pool.scratch_dirs.take(names));
+        let take = || folder.unwrap_or_else(|| pool.scratch_dirs.take(names));
+        let scratch = needs_folder.then(take);
         let path = scratch.as_ref().map(ScratchDir::path);
         let has_socket = parts.socket.is_some();
         let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path, has_socket);
@@ -382,6 +396,24 @@ impl Runner {
             }),
             changed: Notify::new(),
         }
+    }
+
+    /// A scratch folder, to place files into it before a job starts in it.
+    ///
+    /// # Errors
+    /// Returns an I/O error if it cannot be created.
+    pub fn create_scratch_dir(&self) -> io::Result<ScratchDir> {
+        let mut scratch = self.inner.pool.scratch_dirs.take(Vec::new());
+        scratch.create()?;
+        Ok(scratch)
+    }
+
+    /// A folder of this process's own that is removed when the runner ends. Jobs of another user cannot read it.
+    ///
+    /// # Errors
+    /// Returns an I/O error if it cannot be created.
+    pub fn create_cache_dir(&self, name: &str) -> io::Result<PathBuf> {
+        self.inner.pool.scratch_dirs.create_cache(name)
     }
 
     /// Whether the runner takes no more jobs.

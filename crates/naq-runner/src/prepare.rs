@@ -7,7 +7,7 @@ use std::path::Path;
 use super::command::{ArgumentPiece, Command, Program, SourceArgument, SourceProgram};
 use super::completion::SpawnFailure;
 use super::options::RunnerConfig;
-use super::scratch::{FOLDER, SCRIPT};
+use super::scratch::{FOLDER, SCRIPT, WORK};
 use super::start_request::{ResourceLimits, StartFile, StartRequest};
 
 /// Maximum length of an encoded request, in bytes. The kernel rejects longer
@@ -41,15 +41,23 @@ pub(super) fn prepare(
         }
         _ => (candidates(program, &options.path), false),
     };
-    let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
+    let own_folder = scratch
+        .filter(|_| command.work_folder)
+        .map(|path| path.join(WORK));
+    let default_cwd = own_folder.as_deref().unwrap_or(&options.work_dir);
+    let cwd = command.cwd.as_deref().unwrap_or(default_cwd);
     let cwd = path_to_str("the working directory", cwd)?;
     let scratch_text = match scratch {
         Some(path) => Some(path_to_str("the scratch folder", path)?),
         None => None,
     };
+    let work_folder = match own_folder.as_deref() {
+        Some(path) => Some(path_to_str("the work folder", path)?),
+        None => scratch_text,
+    };
     let paths = file_paths(command, scratch_text.unwrap_or("/"));
     let folder = format!("{}/{FOLDER}", scratch_text.unwrap_or_default());
-    let env = build_env(options, command, scratch_text, &paths, &folder);
+    let env = build_env(options, command, work_folder, &paths, &folder);
     check_strings(&argv, cwd, &env)?;
     if let Program::Script { source, .. } = &command.program {
         check_shebang(source)?;
@@ -229,7 +237,7 @@ pub(super) fn candidates(program: &str, path: &str) -> Vec<String> {
 pub(super) fn build_env<'a>(
     options: &'a RunnerConfig,
     command: &'a Command,
-    scratch: Option<&'a str>,
+    work_folder: Option<&'a str>,
     file_paths: &'a [String],
     folder: &'a str,
 ) -> Vec<(&'a str, &'a str)> {
@@ -239,12 +247,12 @@ pub(super) fn build_env<'a>(
         .chain(&command.env)
         .chain(&command.secrets)
         .map(|(name, value)| (name.as_str(), value.as_str()));
-    let scratch = scratch.filter(|_| command.scratch);
+    let work_folder = work_folder.filter(|_| command.scratch);
     let variables = command.files.iter().map(|file| file.variable);
     let files = variables.zip(file_paths.iter().map(String::as_str));
     let set_by_runner = [("NAQ_CONTROL_FD", "3")]
         .into_iter()
-        .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)))
+        .chain(work_folder.map(|path| ("NAQ_WORK_DIR", path)))
         .chain(files)
         .chain(
             command

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::removal::Removal;
+use super::work_folder::WorkFolder;
 
 /// Mode of every scratch folder: accessible to its owner only.
 const MODE: u32 = 0o700;
@@ -28,6 +29,9 @@ pub(super) const SCRIPT: &str = "script";
 
 /// Name of [`Command::folder`](super::Command::folder) in the job's scratch folder.
 pub(super) const FOLDER: &str = "inputs";
+
+/// Name of a job's work folder in its scratch folder, if it has one of its own.
+pub(super) const WORK: &str = "work";
 
 /// The scratch folders of one runner.
 #[derive(Debug)]
@@ -166,6 +170,17 @@ impl ScratchDirs {
         Ok(())
     }
 
+    /// Creates a folder next to the scratch folders, for this process alone.
+    pub(super) fn create_cache(&self, name: &str) -> io::Result<PathBuf> {
+        self.create_root()?;
+        let path = self.root.join(name);
+        match DirBuilder::new().mode(MODE).create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
+        }
+        Ok(path)
+    }
+
     fn create(&self, path: &Path) -> io::Result<DirStamp> {
         let mut state = self.lock();
         self.create_root_unless(&mut state)?;
@@ -227,6 +242,35 @@ impl ScratchDir {
         self.folder
             .as_ref()
             .map_or(Path::new(""), |folder| &folder.path)
+    }
+
+    /// Creates the work folder of a command that has one of its own
+    /// ([`Command::work_folder`](super::Command::work_folder)).
+    ///
+    /// # Errors
+    ///
+    /// Returns an I/O error if it cannot be created.
+    pub fn create_work_folder(&self) -> io::Result<WorkFolder> {
+        let path = self.path().join(WORK);
+        DirBuilder::new().mode(MODE).create(&path)?;
+        if let Some((user, group)) = self.pool.owner {
+            std::os::unix::fs::chown(&path, Some(user), Some(group))?;
+        }
+        WorkFolder::open_owned(&path, self.pool.owner)
+    }
+
+    /// Opens the folder that the job had as `NAQ_WORK_DIR`: its work folder if it had one of its own, else
+    /// this.
+    ///
+    /// # Errors
+    ///
+    /// Returns an I/O error if the job has removed it, or put something else in its place.
+    pub fn open_work_folder(&self, is_own: bool) -> io::Result<WorkFolder> {
+        let path = match is_own {
+            true => self.path().join(WORK),
+            false => self.path().to_owned(),
+        };
+        WorkFolder::open_owned(&path, self.pool.owner)
     }
 
     /// Creates the folder unless it exists.

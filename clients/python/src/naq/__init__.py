@@ -22,7 +22,7 @@ The names of the first `naq` library for Python (`enqueue`, `enqueue_sync`, `fet
 from __future__ import annotations
 
 from . import current
-from ._options import Dependency, Limits, Options
+from ._options import Dependency, Limits, Options, UploadedFile
 from ._values import Duration
 from .app import App
 from .compat import (
@@ -126,6 +126,7 @@ __all__ = [
     "Schedule",
     "SerializationError",
     "StoreFull",
+    "UploadedFile",
     "WaitTimeout",
     "cancel_scheduled_job",
     "cancel_scheduled_job_sync",

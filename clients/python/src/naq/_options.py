@@ -44,6 +44,15 @@ class Limits(TypedDict, total=False):
     nice: int
 
 
+class UploadedFile(TypedDict, total=False):
+    """A file that was uploaded (`naq enqueue --upload`), by its digest."""
+
+    path: str
+    digest: str
+    bytes: int
+    executable: bool
+
+
 class Options(TypedDict, total=False):
     """Options of a job. `docs/protocol.md` of naq describes each; an absent one is the worker's default."""
 
@@ -73,10 +82,13 @@ class Options(TypedDict, total=False):
     env: Mapping[str, str]
     secrets: Sequence[str]
     cwd: str | os.PathLike[str]
+    files: Sequence[UploadedFile]
+    artifacts: Sequence[str]
     limits: Limits
     input: Any
     stdin: str | bytes
     runner: str
+    module_path: Sequence[str]
     overlap_ok: bool
     must_understand: Sequence[str]
 
@@ -85,7 +97,7 @@ _DURATIONS = ("retry_max_delay", "timeout", "result_ttl", "dependency_timeout")
 _LISTS_OF_CODES = ("retry_on", "fatal_on", "success_on")
 _MAPS_OF_TEXTS = ("labels", "requires", "env")
 _BOOLEANS = ("retry_jitter", "overlap_ok")
-_LISTS_OF_TEXTS = ("secrets", "must_understand")
+_LISTS_OF_TEXTS = ("secrets", "must_understand", "module_path", "artifacts")
 _TEXTS = ("runner", "concurrency_key")
 _LIMITS = frozenset(Limits.__annotations__)
 _KNOWN = frozenset(Options.__annotations__)
@@ -281,6 +293,19 @@ def _cwd(fields: dict[str, Any], value: Any) -> None:
     fields["cwd"] = text_option(value, "cwd")
 
 
+def _files(fields: dict[str, Any], value: Any) -> None:
+    files = []
+    for number, file in enumerate(value):
+        if not isinstance(file, Mapping):
+            raise ConfigurationError(f"files[{number}]: {file!r} has no `path`, `digest` and `bytes`")
+        for name in file:
+            if name not in UploadedFile.__annotations__:
+                known = ", ".join(UploadedFile.__annotations__)
+                raise ConfigurationError(f"files[{number}].{name}: unknown; a file has {known}")
+        files.append(to_json(dict(file), f"files[{number}]"))
+    fields["files"] = files
+
+
 _SPECIAL: dict[str, Any] = {
     "retries": _retries,
     "retry_delay": _retry_delay,
@@ -294,4 +319,5 @@ _SPECIAL: dict[str, Any] = {
     "input": _input,
     "meta": _meta,
     "cwd": _cwd,
+    "files": _files,
 }

@@ -36,6 +36,7 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.stderr = None;
     record.result = None;
     record.result_object = None;
+    record.artifacts.clear();
     record.progress = None;
     record.usage = None;
     record.leaked = false;

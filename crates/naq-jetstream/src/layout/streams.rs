@@ -273,6 +273,8 @@ impl StreamSpec {
             Setting::required("retention", "limits"),
             Setting::required("allow_rollup_hdrs", true),
             Setting::required("allow_direct", true),
+            // files of jobs expire
+            Setting::required("allow_msg_ttl", true),
             Setting::advised_unlimited("max_age", 0),
             Setting::initial("discard", "new"),
             Setting::initial("max_bytes", -1),

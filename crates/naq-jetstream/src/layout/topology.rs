@@ -93,13 +93,15 @@ impl Broker {
     /// Returns [`BrokerError::Unsuitable`] if one exists that naq cannot use, and other errors if the
     /// server refuses the request.
     pub async fn ensure_layout(&self) -> Result<(), BrokerError> {
-        let (results, workers, failed, logs) = tokio::join!(
+        let (results, workers, failed, logs, files) = tokio::join!(
             self.ensure_results(),
             self.ensure_workers(),
             self.ensure_dead_letters(),
             self.ensure_logs(),
+            // producers that may create no streams upload files
+            self.ensure_files(),
         );
-        results.and(workers).and(failed).and(logs)
+        results.and(workers).and(failed).and(logs).and(files)
     }
 
     pub(crate) async fn ensure_results(&self) -> Result<(), BrokerError> {

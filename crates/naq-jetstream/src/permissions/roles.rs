@@ -130,6 +130,20 @@ impl Subjects<'_> {
         )
     }
 
+    /// Stores files of jobs, which the worker finds by their digests, and looks which are stored. The subjects
+    /// are not those of other objects, which a producer may neither read nor replace.
+    fn uploads(&self) -> Operation {
+        let (stream, uploads) = (self.names.files_stream(), self.names.uploads());
+        writing(
+            "upload files of jobs",
+            [
+                self.api(&format!("DIRECT.GET.{stream}.{uploads}")),
+                self.names.upload_chunks(),
+                uploads,
+            ],
+        )
+    }
+
     /// Reads live output.
     fn logs(&self) -> Operation {
         let stream = self.names.logs_stream();
@@ -221,6 +235,7 @@ impl Subjects<'_> {
                 .concat(),
             ),
             writing("name the jobs of flows", [names.all_flows()]),
+            self.uploads(),
             reading("wait for outcomes", [names.record_events()]),
         ]);
         operations
@@ -257,10 +272,13 @@ impl Subjects<'_> {
                 self.of_each_queue(|queue| names.dead_letters_in(queue)),
             ),
             writing(
-                "store long outputs",
+                "store long outputs and files of jobs",
                 [
                     names.file_chunks(),
                     names.file_descriptions(),
+                    // which it keeps for longer when it needs them
+                    names.upload_chunks(),
+                    names.uploads(),
                     self.api(&format!("STREAM.PURGE.{}", names.files_stream())),
                 ],
             ),
@@ -520,6 +538,8 @@ impl Subjects<'_> {
                         names.all_dead_letters(),
                         names.file_chunks(),
                         names.file_descriptions(),
+                        names.upload_chunks(),
+                        names.uploads(),
                     ],
                 ]
                 .concat(),

@@ -29,7 +29,7 @@ const LEFT_BEHIND_AGE: Duration = Duration::from_secs(600);
 pub struct ResultsPurgeSummary {
     /// Ended jobs whose record was removed.
     pub jobs: u64,
-    /// Objects that were removed: output, results and envelopes that did not fit into a record, and
+    /// Objects that were removed: artifacts, output, results and envelopes that did not fit into a record, and
     /// what failed writes had left.
     pub objects: u64,
     /// The sizes of all of them, in bytes.
@@ -242,6 +242,7 @@ fn may_have_objects(record: &Record) -> bool {
     record.attempt > 1
         || record.result_object.is_some()
         || record.envelope_object.is_some()
+        || !record.artifacts.is_empty()
         || output.into_iter().any(|output| output.object.is_some())
 }
 
@@ -250,7 +251,7 @@ fn may_have_objects(record: &Record) -> bool {
 fn job_of_object(name: &str) -> Option<JobId> {
     let mut parts = name.split('/');
     match parts.next()? {
-        "output" | "result" | "envelope" => JobId::new(parts.next()?).ok(),
+        "output" | "result" | "envelope" | "artifact" => JobId::new(parts.next()?).ok(),
         _ => None,
     }
 }
@@ -265,6 +266,8 @@ mod tests {
         assert_eq!(job("output/a/1/stdout").as_deref(), Some("a"));
         assert_eq!(job("result/a/2").as_deref(), Some("a"));
         assert_eq!(job("envelope/a").as_deref(), Some("a"));
+        assert_eq!(job("artifact/a/1/0").as_deref(), Some("a"));
+        assert_eq!(job("upload/sha256:e3b0"), None);
         assert_eq!(job("failed/build/a"), None);
         assert_eq!(job("mine"), None);
     }

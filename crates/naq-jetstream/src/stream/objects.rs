@@ -178,6 +178,18 @@ pub struct ObjectChunk {
     pub bytes: Bytes,
 }
 
+impl StoredObject {
+    /// An object with these chunks in a stream.
+    pub(crate) fn new(stream: String, chunks: String, id: String, size_bytes: u64) -> StoredObject {
+        StoredObject {
+            stream,
+            chunks,
+            id,
+            size_bytes,
+        }
+    }
+}
+
 impl Broker {
     /// Finds the object of this name, to read it chunk by chunk. In contrast to [`Broker::get_object`], it
     /// takes the memory of one chunk and no consumer, and can begin at any chunk.
@@ -299,7 +311,7 @@ pub(crate) fn chunks_subject(bucket: &str, id: &str) -> String {
 }
 
 /// The subject of the description of the object with this name.
-fn meta_subject(bucket: &str, name: &str) -> String {
+pub(crate) fn meta_subject(bucket: &str, name: &str) -> String {
     format!("$O.{bucket}.M.{}", URL_SAFE.encode(name))
 }
 

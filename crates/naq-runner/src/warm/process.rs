@@ -204,7 +204,7 @@ impl Runner {
             socket: Some(theirs),
             given,
         };
-        let outer = self.start_with(command, parts);
+        let outer = self.start_with(command, parts, None);
         let started = Instant::now();
         let hello = tokio::time::timeout(boot.timeout, hello(&mut socket, &outer)).await;
         let hello = match hello {

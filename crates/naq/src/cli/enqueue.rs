@@ -21,6 +21,7 @@ use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
+use super::upload::{FileOptions, check_nothing_to_upload};
 use super::waiting::{explain, stopped_waiting, wait_for_enqueued};
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
@@ -33,6 +34,8 @@ pub(super) struct Args {
     queue: Option<String>,
     #[command(flatten)]
     job: JobOptions,
+    #[command(flatten)]
+    files: FileOptions,
     #[command(flatten)]
     start: delay::DelayOptions,
     /// File of envelopes (- for standard input): one, an array, or one per line; or a flow,
@@ -95,6 +98,11 @@ async fn enqueue_lines(
     start: Option<Delay>,
     times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
+    if !args.files.is_empty() {
+        return Err(Failure::usage(
+            "--map excludes --upload and --artifact: its jobs have no files yet",
+        ));
+    }
     if lines == "-" && args.job.takes_stdin() {
         return Err(Failure::usage(
             "--map reads the lines from standard input, which another option reads too",
@@ -159,6 +167,11 @@ async fn enqueue_file(
             "--file and a command exclude each other: the envelopes are in the file",
         ));
     }
+    if !args.files.is_empty() {
+        return Err(Failure::usage(
+            "--file excludes --upload and --artifact: the envelopes are in the file",
+        ));
+    }
     let check = EnvelopeCheck::new(session, args.strict);
     let source = file::Source::envelopes(file, start, check)?;
     if args.dry_run {
@@ -203,6 +216,7 @@ async fn enqueue_one(
 ) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(session, times)?;
     let joined = join(session, args, &mut envelope).await?;
+    let uploads = args.files.add_to(&mut envelope, session)?;
     // The program that wrote its input may have been slow.
     session.progress.advance();
     EnvelopeCheck::new(session, args.strict).check(&envelope, "")?;
@@ -224,6 +238,7 @@ async fn enqueue_one(
         return Ok(0);
     }
     if let Some(worker) = session.job_socket() {
+        check_nothing_to_upload(&uploads)?;
         // an envelope with an id has to be the same in each attempt of this job
         if envelope.job_id.is_none() && envelope.traceparent.is_none() {
             envelope.traceparent = session.trace().map(|trace| trace.to_string());
@@ -238,6 +253,9 @@ async fn enqueue_one(
     if let Some(max) = args.max_jobs {
         queue.check_capacity(max).await?;
     }
+    // before the job: a worker may start it at once
+    let needed_at = start.map_or_else(render::now, |start| start.due);
+    uploads.store(session, &client, needed_at).await?;
     let waiter = match args.wait {
         false => None,
         true => {

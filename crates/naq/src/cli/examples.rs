@@ -33,7 +33,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Choose the queue and the job's id",
                 "naq enqueue --queue build --id build-42 -- make test",
             ),
-            ("Enqueue a file of jobs", "naq enqueue --file jobs.ndjson"),
+            (
+                "Upload files, and keep what the job makes of them",
+                "naq enqueue --upload input --artifact 'out/*.csv' -- sort input/in.csv",
+            ),
             (
                 "Enqueue a job for each line, and one that gets the outcomes of all",
                 "ls | naq enqueue --map - --id sums -- sha256sum {}; naq enqueue --join sums -- wc -l",
@@ -104,6 +107,23 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         &[
             ("Print a job's output so far", "naq logs report-7"),
             ("Follow it until the job ends", "naq logs --follow report-7"),
+        ],
+    ),
+    (
+        "artifacts",
+        &[
+            (
+                "List the files that a job has left",
+                "naq artifacts report-7",
+            ),
+            (
+                "Download them into a folder",
+                "naq artifacts report-7 --output results",
+            ),
+            (
+                "Print one of them",
+                "naq artifacts report-7 out/sums.csv --output -",
+            ),
         ],
     ),
     (

@@ -15,8 +15,8 @@ use crate::text::waiting::Why;
 use naq_client::{AuditRecord, DeadLetterGroup, JobEvent, JobSummary};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
-    Dependency, JobId, LeaderInfo, Misfire, Overlap, QueueName, Reason, ScheduleId, State,
-    Timestamp,
+    Artifact, Dependency, FileDigest, JobId, LeaderInfo, Misfire, Overlap, QueueName, Reason,
+    ScheduleId, State, Timestamp,
 };
 
 /// An error, on standard error.
@@ -164,6 +164,29 @@ pub(super) struct LogGap<'a> {
     pub(super) attempt: u32,
     /// Number of bytes.
     pub(super) missing_bytes: u64,
+}
+
+/// A file that a job has left.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "artifact")]
+pub(super) struct ArtifactReport<'a> {
+    /// Its path in the job's work folder.
+    pub(super) name: &'a str,
+    /// The size, in bytes.
+    pub(super) bytes: u64,
+    /// The digest of the content.
+    pub(super) digest: &'a FileDigest,
+}
+
+impl ArtifactReport<'_> {
+    /// The report of a file.
+    pub(super) fn of(artifact: &Artifact) -> ArtifactReport<'_> {
+        ArtifactReport {
+            name: &artifact.name,
+            bytes: artifact.bytes,
+            digest: &artifact.digest,
+        }
+    }
 }
 
 /// A failed job that is kept whole.
@@ -698,6 +721,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<Why>(),
         generator.subschema_for::<LogLine>(),
         generator.subschema_for::<LogGap>(),
+        generator.subschema_for::<ArtifactReport<'_>>(),
         generator.subschema_for::<DeadLetterReport>(),
         generator.subschema_for::<DeadLetterGroup>(),
         generator.subschema_for::<Discarded>(),

@@ -2,6 +2,7 @@
 //!
 //! Only this room prints, and only this room reads `config`.
 
+mod artifacts;
 mod audit;
 mod bench;
 mod cancel;
@@ -65,6 +66,7 @@ mod systemd;
 mod time_limit;
 mod times;
 mod trace_export;
+mod upload;
 mod version;
 mod wait;
 mod waiting;
@@ -131,6 +133,10 @@ enum Verb {
     ///
     /// Standard output goes to standard output, standard error to standard error.
     Logs(logs::Args),
+    /// List or download the files that a job has left
+    ///
+    /// Lists the files that the job's --artifact patterns have kept. With --output, downloads them.
+    Artifacts(artifacts::Args),
     /// Wait until jobs have ended
     Wait(wait::Args),
     /// Cancel jobs
@@ -402,6 +408,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Why(args) => why::run(session, args).await,
         Verb::Result(args) => result::run(session, args).await,
         Verb::Logs(args) => logs::run(session, args).await,
+        Verb::Artifacts(args) => artifacts::run(session, args).await,
         Verb::Wait(args) => wait::run(session, args).await,
         Verb::Cancel(args) => cancel::run(session, args).await,
         Verb::Retry(args) => retry::run(session, args).await,

@@ -207,6 +207,15 @@ fn print_outcome(record: &Record) -> std::io::Result<()> {
             row(name, describe_output(output))?;
         }
     }
+    if !record.artifacts.is_empty() {
+        let bytes = record.artifacts.iter().map(|file| file.bytes).sum();
+        let files = crate::text::count(record.artifacts.len() as u64, "file");
+        let job = &record.job_id;
+        row(
+            "artifacts",
+            format!("{files}, {} (naq artifacts {job})", render::bytes(bytes)),
+        )?;
+    }
     if let Some(progress) = &record.progress {
         let percent = progress
             .percent

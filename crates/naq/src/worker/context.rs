@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::file_cache::FileCache;
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
@@ -59,6 +60,8 @@ pub(super) struct WorkerContext {
     pub(super) refused_writes: RefusedWrites,
     /// The metrics of this worker.
     pub(super) metrics: WorkerMetrics,
+    /// The uploaded files that this worker has read.
+    pub(super) files: FileCache,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
 }

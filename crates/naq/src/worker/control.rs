@@ -10,7 +10,7 @@ use super::context::WorkerContext;
 use super::lease::MessageLease;
 use naq_jetstream::{Broker, BrokerError};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{Exception, JobProgress, Record, State};
+use naq_protocol::{Exception, JobProgress, Record, State, check_file_path};
 use naq_runner::{ControlMessage, StopReason};
 
 /// How long the first message waits for further ones before the record is written.
@@ -23,11 +23,16 @@ const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Number of warnings on a record from which invalid messages are dropped silently.
 const WARNINGS_MAX: usize = 32;
 
+/// The most files that a job may name to be kept.
+const NAMED_ARTIFACTS_MAX: usize = 256;
+
 /// What a job has reported that is not part of its record.
 #[derive(Debug)]
 pub(super) struct ControlState {
     /// Pause before the next attempt that the job asks for. `None` means by its envelope.
     pub(super) retry_after: Option<Duration>,
+    /// The files of the work folder that the job wants to be kept.
+    pub(super) artifacts: Vec<String>,
     checkpoint_bytes_max: usize,
 }
 
@@ -37,6 +42,7 @@ impl ControlState {
     pub(super) fn new(message_bytes_max: usize) -> ControlState {
         ControlState {
             retry_after: None,
+            artifacts: Vec::new(),
             checkpoint_bytes_max: message_bytes_max / 4,
         }
     }
@@ -93,6 +99,7 @@ impl ControlState {
                     }
                     Err(error) => Err(format!("retry_after: {error}")),
                 },
+                "artifact" => self.add_artifacts(value.get()),
                 other => Err(format!(
                     "this version of naq does not know `{}` on the control channel",
                     other.chars().take(40).collect::<String>()
@@ -158,6 +165,31 @@ fn end(text: &str, bytes_max: usize) -> String {
         at += 1;
     }
     text[at..].to_owned()
+}
+
+impl ControlState {
+    /// Notes files to keep: a path, or a list of paths.
+    fn add_artifacts(&mut self, value: &str) -> Result<(), String> {
+        let one = serde_json::from_str::<String>(value).map(|path| vec![path]);
+        let paths = one.or_else(|_| serde_json::from_str::<Vec<String>>(value));
+        let Ok(paths) = paths else {
+            return Err("artifact is not a path, or a list of paths".to_owned());
+        };
+        for path in paths {
+            let shown = naq_protocol::escape(&path);
+            check_file_path(&path).map_err(|problem| format!("artifact `{shown}`: {problem}"))?;
+            if self.artifacts.contains(&path) {
+                continue;
+            }
+            if self.artifacts.len() >= NAMED_ARTIFACTS_MAX {
+                return Err(format!(
+                    "artifact `{shown}` is not kept: at most {NAMED_ARTIFACTS_MAX} files are"
+                ));
+            }
+            self.artifacts.push(path);
+        }
+        Ok(())
+    }
 }
 
 /// The result of writing a running job's record.
@@ -335,6 +367,24 @@ mod tests {
         assert!(exception.fatal);
         let (record, _) = applied(&[r#"{"error": {"message": "no type"}}"#]);
         assert!(record.exception.is_none() && record.warnings[0].contains("type"));
+    }
+
+    #[test]
+    fn artifacts_are_paths_in_the_work_folder_and_their_number_is_bounded() {
+        let (record, state) = applied(&[
+            r#"{"artifact": "out/a.csv"}"#,
+            r#"{"artifact": ["b", "out/a.csv"]}"#,
+            r#"{"artifact": "/etc/passwd"}"#,
+            r#"{"artifact": "../b"}"#,
+            r#"{"artifact": 7}"#,
+        ]);
+        assert_eq!(state.artifacts, ["out/a.csv", "b"]);
+        assert_eq!(record.warnings.len(), 3, "{:?}", record.warnings);
+        let many: Vec<String> = (0..300)
+            .map(|n| format!(r#"{{"artifact": "{n}"}}"#))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(applied(&many).1.artifacts.len(), NAMED_ARTIFACTS_MAX);
     }
 
     #[test]

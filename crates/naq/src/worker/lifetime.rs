@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::context::{RefusedWrites, RegisteredRoutes, WorkerContext};
 use super::event_loop::{Worker, next_command};
+use super::file_cache::FileCache;
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
@@ -83,6 +84,7 @@ pub async fn run_worker(
         warm: warm.clone(),
         running_alone: Semaphore::new(1),
         job_log: JobLog::new(),
+        files: FileCache::new(),
         registered_routes: RegisteredRoutes::default(),
         job_socket,
         options,

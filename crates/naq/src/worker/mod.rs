@@ -9,6 +9,7 @@
 //! Nothing here decides what a job's end means (`naq_core` does), speaks NATS
 //! (`naq_jetstream`) or starts a process (`naq_runner`).
 
+mod artifacts;
 mod attempt;
 mod blocked;
 mod claim;
@@ -20,6 +21,7 @@ mod delivery;
 mod delivery_task;
 mod event_loop;
 mod exit_rules;
+mod file_cache;
 mod finish;
 mod grants;
 mod heartbeat;
@@ -48,6 +50,7 @@ mod run;
 mod script_preparation;
 mod secrets;
 mod server_down;
+mod uploads;
 mod warm;
 
 pub use grants::{Grants, InvalidGrant};

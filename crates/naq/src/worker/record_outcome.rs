@@ -166,6 +166,12 @@ impl LeasedDelivery<'_> {
             .flat_map(|one| [&one.error, &one.stdout_tail, &one.stderr_tail])
             .map(|text| text.as_ref().map_or(0, String::len))
             .sum();
+        let artifacts: usize = record
+            .artifacts
+            .iter()
+            .map(|file| file.name.len() + 256)
+            .sum();
+        let listed = listed + artifacts;
         // escapes can make text six times as long in JSON; only what comes near that is measured
         (size(&record.stdout) + size(&record.stderr) + listed) * 6 < budget
             || serde_json::to_vec(record).map_or(usize::MAX, |json| json.len()) < budget

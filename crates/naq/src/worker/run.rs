@@ -15,14 +15,15 @@ use super::input_files::JobInputs;
 use super::inputs::NoInputs;
 use super::limit_signals::limit_end;
 use super::live_output::LiveOutput;
+use super::uploads::{FetchError, FetchedFiles};
 use super::warm::Cold;
 use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 use naq_jetstream::failpoint;
 use naq_protocol::{CapturedOutput, Envelope, Record, ResourceUsage};
 use naq_runner::{
-    Captured, Command, Completion, JobHandle, LiveChunk, LiveSink, StopCause, StopReason,
-    Termination, Usage,
+    Captured, Command, Completion, JobHandle, LiveChunk, LiveSink, ScratchDir, StopCause,
+    StopReason, Termination, Usage,
 };
 
 /// Number of chunks of live output that may wait for the network.
@@ -49,30 +50,17 @@ impl Attempt<'_> {
             Err(NoInputs::Lost) => return None,
             Err(NoInputs::Ended(end, error)) => self.without_start(end, error),
             Ok((secrets, inputs)) => {
-                let running = self.run_command(&mut record, &mut revision, secrets, inputs);
-                let (completion, control_state) = Box::pin(running).await;
-                if matches!(
-                    completion.stopped,
-                    Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)
-                ) {
-                    return None;
-                }
-                context.metrics.on_completed(&record.queue, &completion);
-                if matches!(
-                    completion.end,
-                    Termination::Exited(_) | Termination::Signalled(_)
-                ) {
-                    usage = Some(completion.usage);
-                }
-                let finished = classify_end(context, self.envelope, &completion, &control_state);
-                let hint = match self.may_lack_rights(&completion) {
-                    true => Box::pin(self.withheld_rights_hint(&completion)).await,
-                    false => None,
+                let fetched = match self.needs_files() {
+                    true => match Box::pin(self.fetch_files()).await {
+                        Ok(fetched) => fetched,
+                        Err(error) => return self.end_unfetched(record, revision, error),
+                    },
+                    false => FetchedFiles::default(),
                 };
-                fill_record(&mut record, completion);
-                record
-                    .warnings
-                    .extend(hint.filter(|hint| !record.warnings.contains(hint)));
+                let running =
+                    self.run_fetched(&mut record, &mut revision, secrets, inputs, fetched);
+                let (finished, used) = Box::pin(running).await?;
+                usage = used;
                 finished
             }
         };
@@ -101,6 +89,84 @@ impl Attempt<'_> {
             NoInputs::Ended(end, Some(error.to_string()))
         })?;
         Ok((secrets, self.fetch_inputs().await?))
+    }
+
+    /// Runs a job whose files were fetched, and fills its record. Returns how it ended and what its processes
+    /// used. `None` if the lease was lost.
+    async fn run_fetched(
+        &self,
+        record: &mut Record,
+        revision: &mut u64,
+        secrets: Vec<(String, String)>,
+        inputs: Option<JobInputs>,
+        fetched: FetchedFiles,
+    ) -> Option<(FinishedAttempt, Option<Usage>)> {
+        let context = self.delivery.context;
+        let with_script = fetched
+            .script
+            .map(|script| with_script(self.envelope, script));
+        let attempt = Attempt {
+            envelope: with_script.as_deref().unwrap_or(self.envelope),
+            ..*self
+        };
+        let running = attempt.run_command(record, revision, secrets, inputs, fetched.scratch);
+        let (mut completion, control_state) = running.await;
+        if matches!(
+            completion.stopped,
+            Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)
+        ) {
+            return None;
+        }
+        context.metrics.on_completed(&record.queue, &completion);
+        let has_run = matches!(
+            completion.end,
+            Termination::Exited(_) | Termination::Signalled(_)
+        );
+        let usage = has_run.then_some(completion.usage);
+        let finished = classify_end(context, self.envelope, &completion, &control_state);
+        let hint = match self.may_lack_rights(&completion) {
+            true => Box::pin(self.withheld_rights_hint(&completion)).await,
+            false => None,
+        };
+        let scratch = completion.scratch.take();
+        let scratch = scratch.filter(|_| has_ended_by_itself(&completion));
+        fill_record(record, completion);
+        record
+            .warnings
+            .extend(hint.filter(|hint| !record.warnings.contains(hint)));
+        let named = control_state.artifacts;
+        if !named.is_empty() || !self.envelope.artifacts.is_empty() {
+            Box::pin(self.keep_artifacts(record, scratch, named)).await;
+        }
+        Some((finished, usage))
+    }
+
+    /// Ends an attempt whose files could not be fetched. `None` if the lease was lost.
+    fn end_unfetched(
+        &self,
+        record: Box<Record>,
+        revision: u64,
+        error: FetchError,
+    ) -> Option<EndedRun> {
+        let lease = self.delivery.lease;
+        if lease.is_lost() {
+            return None;
+        }
+        let (end, error) = match error {
+            FetchError::Stopped => match lease.stop_requested() {
+                Some(StopReason::Cancel) => (AttemptEnd::Cancelled, None),
+                _ => (AttemptEnd::Drained, None),
+            },
+            FetchError::Refused(why) => (AttemptEnd::NotStarted { fatal: true }, Some(why)),
+            FetchError::ShortOfResources(why) => (AttemptEnd::ResourceShortage, Some(why)),
+            FetchError::DamagedCache => (AttemptEnd::ResourceShortage, None),
+        };
+        let finished = self.without_start(end, error);
+        Some(EndedRun {
+            next: end_attempt(record, self.envelope, &finished),
+            revision,
+            usage: None,
+        })
     }
 
     /// The end of an attempt that has not started.
@@ -140,11 +206,17 @@ impl Attempt<'_> {
         ))
     }
 
-    /// Starts the command, in a warm process if there is one for it.
-    async fn start(&self, record: &mut Record, command: Command) -> JobHandle {
+    /// Starts the command, in a warm process if there is one for it. A job whose files lie in a scratch folder
+    /// already gets a process of its own.
+    async fn start(
+        &self,
+        record: &mut Record,
+        command: Command,
+        scratch: Option<ScratchDir>,
+    ) -> JobHandle {
         let context = self.delivery.context;
-        if context.options.warm.is_empty() {
-            return context.runner.start_job(command);
+        if context.options.warm.is_empty() || scratch.is_some() {
+            return context.runner.start_job_in(command, scratch);
         }
         let started = Box::pin(
             context
@@ -172,6 +244,7 @@ impl Attempt<'_> {
         revision: &mut u64,
         secrets: Vec<(String, String)>,
         inputs: Option<JobInputs>,
+        scratch: Option<ScratchDir>,
     ) -> (Completion, ControlState) {
         let LeasedDelivery { context, lease, .. } = self.delivery;
         let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
@@ -198,6 +271,7 @@ impl Attempt<'_> {
             lease.set_grace(options.outage_grace);
         }
         command.deadline = Some(lease.deadline());
+        command.work_folder = scratch.is_some();
         command.alone = record.lease().is_some_and(|lease| lease.alone);
         context.job_log.started(record, self.envelope);
         options.traces.on_started(record);
@@ -205,7 +279,7 @@ impl Attempt<'_> {
             let control_state = ControlState::new(context.broker.message_bytes_max());
             return (*ended, control_state);
         }
-        let handle = Arc::new(self.start(record, command).await);
+        let handle = Arc::new(self.start(record, command, scratch).await);
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");
         let (job_id, attempt) = (record.job_id.clone(), record.attempt);
@@ -244,6 +318,30 @@ impl Attempt<'_> {
         record.warnings.extend(live.warning());
         (completion, control_state)
     }
+}
+
+/// The envelope with the source of a script that travelled by its digest.
+fn with_script(envelope: &Envelope, script: String) -> Box<Envelope> {
+    Box::new(Envelope {
+        script: Some(script),
+        script_digest: None,
+        ..envelope.clone()
+    })
+}
+
+/// Whether the attempt ended as the job's own, and its files are what it left.
+fn has_ended_by_itself(completion: &Completion) -> bool {
+    let was_interrupted = matches!(
+        completion.stopped,
+        Some(StopCause::Requested(
+            StopReason::Drain | StopReason::Abandoned
+        ))
+    );
+    let has_run = matches!(
+        completion.end,
+        Termination::Exited(_) | Termination::Signalled(_)
+    );
+    has_run && !was_interrupted
 }
 
 /// How many bytes of the beginning and of the end of standard error are searched for a complaint. All of

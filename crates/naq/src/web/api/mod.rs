@@ -1,6 +1,7 @@
 //! The HTTP API. Each module has the routes about one kind of thing.
 
 pub(super) mod actions;
+mod artifacts;
 pub(super) mod audit;
 mod backfill;
 mod events;
@@ -36,6 +37,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         jobs::ROUTES,
         retry::ROUTES,
         output::ROUTES,
+        artifacts::ROUTES,
         output_search::ROUTES,
         logs::ROUTES,
         flows::ROUTES,

@@ -109,6 +109,7 @@ pub(super) struct JobView {
     attempts: Option<Vec<AttemptRow>>,
     bar: Option<Bar>,
     resources: Vec<Fact>,
+    artifacts: Vec<ArtifactRow>,
     progress: Option<Progress>,
     result: String,
     checkpoint: String,
@@ -157,6 +158,15 @@ struct Bar {
     text: String,
 }
 
+/// A file that the job has left.
+#[derive(Serialize)]
+struct ArtifactRow {
+    name: String,
+    size: String,
+    /// The path of its content, below the base path.
+    path: String,
+}
+
 #[derive(Serialize)]
 struct Progress {
     /// Whether the job reported a percentage.
@@ -195,6 +205,7 @@ pub(super) fn job_view(reading: &JobReading, right: Right, now: Timestamp) -> Jo
         attempts: attempt_table(record, now),
         bar: bar(record, now),
         resources: resources(record),
+        artifacts: artifacts(record),
         progress: progress(record),
         result: shown_json(reading.result.as_deref()),
         checkpoint: shown_json(record.checkpoint.as_ref().map(|value| value.get())),
@@ -352,6 +363,18 @@ fn resources(record: &Record) -> Vec<Fact> {
         Fact::new("CPU, system", time(usage.cpu_system_ms)),
         Fact::new("Peak memory of a process", bytes(usage.max_rss_bytes)),
     ]
+}
+
+fn artifacts(record: &Record) -> Vec<ArtifactRow> {
+    let job = &record.job_id;
+    let artifacts = record.artifacts.iter();
+    artifacts
+        .map(|artifact| ArtifactRow {
+            name: escape(&artifact.name),
+            size: bytes(artifact.bytes),
+            path: format!("/api/jobs/{job}/artifacts/{}", encode(&artifact.name)),
+        })
+        .collect()
 }
 
 fn progress(record: &Record) -> Option<Progress> {
