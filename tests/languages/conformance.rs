@@ -189,7 +189,11 @@ fn check(language: &str, extension: &str, mode: &str, arguments: &[&str]) {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     if naq.cli(["runner", "check", language]).run().code != Some(0) {
-        eprintln!("skipped {language}: it is not installed");
+        assert!(
+            !crate::harness::is_required(),
+            "{language} does not work here"
+        );
+        crate::harness::skipped(&format!("{language} is not installed"));
         return;
     }
     let calls = calls(&naq, language, extension, mode);

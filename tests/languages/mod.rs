@@ -1,7 +1,7 @@
 //! Scripts and functions of languages, run by their runners.
 //!
 //! A test needs `python3`, as all of naq's tests do. What needs another language is skipped where it is
-//! not installed, unless `NAQ_TEST_REQUIRE` lists it.
+//! not installed; CI requires it.
 
 mod conformance;
 mod warm;

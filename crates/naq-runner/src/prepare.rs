@@ -68,18 +68,8 @@ pub(super) fn prepare(
         content: &file.content,
     });
     let files: Vec<StartFile<'_>> = source.into_iter().chain(own).collect();
-    let limits = &command.limits;
     let request = StartRequest {
-        resource_limits: ResourceLimits {
-            memory_bytes: limits.memory_bytes,
-            address_space_bytes: limits.address_space_bytes,
-            cpu_time_s: limits.cpu_time_s,
-            cpus_milli: limits.cpus.map(|cpus| (cpus * 1000.0).max(10.0) as u64),
-            processes: limits.processes,
-            file_size_bytes: limits.file_size_bytes,
-            open_files: limits.open_files.map_or(open_files, |files| (files, files)),
-            nice: limits.nice.unwrap_or(0),
-        },
+        resource_limits: resource_limits(&command.limits, open_files),
         timeout: command.timeout,
         kill_grace: command.kill_grace,
         has_stdin: !matches!(command.stdin, super::command::Stdin::Empty),
@@ -100,6 +90,23 @@ pub(super) fn prepare(
         )));
     }
     Ok(body)
+}
+
+/// The limits as the spawner sets them.
+fn resource_limits(
+    limits: &super::command::ResourceLimits,
+    open_files: (u64, u64),
+) -> ResourceLimits {
+    ResourceLimits {
+        memory_bytes: limits.memory_bytes,
+        address_space_bytes: limits.address_space_bytes,
+        cpu_time_s: limits.cpu_time_s,
+        cpus_milli: limits.cpus.map(|cpus| (cpus * 1000.0).max(10.0) as u64),
+        processes: limits.processes,
+        file_size_bytes: limits.file_size_bytes,
+        open_files: limits.open_files.map_or(open_files, |files| (files, files)),
+        nice: limits.nice.unwrap_or(0),
+    }
 }
 
 /// Rejects strings that cannot be passed to a program.

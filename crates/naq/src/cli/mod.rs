@@ -108,11 +108,11 @@ enum Verb {
     /// Enqueues the command, runs it in this process, prints its output and exits with its exit
     /// code. Starts a local server if no NATS is configured or found. Standard input, unless it is a
     /// terminal, is read to its end and passed to the job.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Enqueue jobs
     ///
     /// Prints each job's id. A worker runs the job.
-    Enqueue(enqueue::Args),
+    Enqueue(Box<enqueue::Args>),
     /// Show a job: its state, times and outcome
     Status(status::Args),
     /// Explain why a job does not run, or how it ended
@@ -402,8 +402,8 @@ fn logged(verb: &Verb) -> Logged {
 /// Runs a verb that needs settings, and most of them NATS.
 async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
     match verb {
-        Verb::Run(args) => run::run(session, args).await,
-        Verb::Enqueue(args) => enqueue::run(session, args).await,
+        Verb::Run(args) => run::run(session, *args).await,
+        Verb::Enqueue(args) => enqueue::run(session, *args).await,
         Verb::Status(args) => status::run(session, args).await,
         Verb::Why(args) => why::run(session, args).await,
         Verb::Result(args) => result::run(session, args).await,

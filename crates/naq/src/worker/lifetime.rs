@@ -62,12 +62,8 @@ pub async fn run_worker(
     let warm = WarmPools::start(&runner, &options.warm)?;
     let job_socket = listen_to_jobs(&client, &runner, &options)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
-    let metrics = WorkerMetrics::new(
-        &options.metrics,
-        &options.queues,
-        options.concurrency,
-        &runner,
-    );
+    let (queues, slots) = (&options.queues, options.concurrency);
+    let metrics = WorkerMetrics::new(&options.metrics, queues, slots, &runner);
     options.metrics.observe_requests(&client);
     let connection = show_connection(&broker, &options);
     let context = Arc::new(WorkerContext {
