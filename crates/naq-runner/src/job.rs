@@ -64,7 +64,7 @@ pub(super) enum Phase {
     Collected,
 }
 
-/// What the start of a warm process needs besides its command. Empty for any other job.
+/// What the start of a warm process or a probe needs besides its command. Empty for any other job.
 #[derive(Debug, Default)]
 pub(super) struct JobParts {
     /// The process's end of the socket to its worker, which becomes descriptor 4.
@@ -72,6 +72,8 @@ pub(super) struct JobParts {
     /// What becomes standard output, standard error and the control channel, in place of pipes of the
     /// job's own. Empty, or three.
     pub(super) given: Vec<OwnedFd>,
+    /// Whether it runs although all slots are taken, and takes none.
+    pub(super) is_extra: bool,
 }
 
 #[derive(Debug)]
@@ -136,9 +138,14 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
-    /// Whether it is a warm process, which runs jobs and takes none of their slots.
+    /// Whether it is a warm process, which runs jobs.
     pub(super) fn is_warm(&self) -> bool {
         self.parts.socket.is_some()
+    }
+
+    /// Whether it is one of the jobs that share the slots. Warm processes and probes are not.
+    pub(super) fn takes_slot(&self) -> bool {
+        !self.parts.is_extra
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, JobState> {

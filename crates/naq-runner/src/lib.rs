@@ -310,6 +310,15 @@ impl Runner {
         self.start_job_in(command, None)
     }
 
+    /// Starts a short program that takes no slot of a job, such as one that prints its version.
+    pub fn start_probe(&self, command: Command) -> JobHandle {
+        let parts = JobParts {
+            is_extra: true,
+            ..JobParts::default()
+        };
+        self.start_with(command, parts, None)
+    }
+
     /// Starts a job as [`Runner::start_job`] does, in this scratch folder, if the command has one. `None` means
     /// any.
     pub fn start_job_in(&self, command: Command, folder: Option<ScratchDir>) -> JobHandle {

@@ -207,7 +207,7 @@ impl Pool {
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
         while !state.closing {
             let is_full = state.running >= self.options.concurrency;
-            if is_full && !state.pending.iter().any(|job| job.is_warm()) {
+            if is_full && !state.pending.iter().any(|job| !job.takes_slot()) {
                 return;
             }
             let Some((at, spawner)) = self.next_start(state, is_full) else {
@@ -252,7 +252,7 @@ impl Pool {
                     Instant::now().checked_add(timeout.saturating_add(job.kill_grace))
                 });
             }
-            state.running += usize::from(!job.is_warm());
+            state.running += usize::from(job.takes_slot());
             let spawner = &mut state.spawners[spawner];
             spawner.unreported_starts += 1;
             spawner.jobs.insert(job.id, Arc::clone(&job));
@@ -264,10 +264,11 @@ impl Pool {
     }
 
     /// The first queued job that a spawner is ready for, and that spawner. A job that waits for the
-    /// spawner of its own delays no other. If all slots are taken, only a warm process starts.
+    /// spawner of its own delays no other. If all slots are taken, only what takes none
+    /// starts.
     fn next_start(&self, state: &PoolState, is_full: bool) -> Option<(usize, usize)> {
         let queued = state.pending.iter().enumerate();
-        let mut queued = queued.filter(|(_, job)| !is_full || job.is_warm());
+        let mut queued = queued.filter(|(_, job)| !is_full || !job.takes_slot());
         queued.find_map(|(at, job)| {
             if job.lock().stop.is_some() {
                 // it ends, and needs no spawner for that
@@ -378,7 +379,7 @@ impl Pool {
             state.spawners[spawner].unreported_starts =
                 state.spawners[spawner].unreported_starts.saturating_sub(1);
         }
-        state.running -= usize::from(!job.is_warm());
+        state.running -= usize::from(job.takes_slot());
         self.dispatch(&mut state);
         Some(job)
     }
@@ -392,7 +393,7 @@ impl Pool {
         };
         state.spawners[spawner].unreported_starts =
             state.spawners[spawner].unreported_starts.saturating_sub(1);
-        state.running -= usize::from(!job.is_warm());
+        state.running -= usize::from(job.takes_slot());
         let now = Instant::now();
         let first_resend = {
             let mut job_state = job.lock();
@@ -428,7 +429,7 @@ impl Pool {
         for outgoing in outbox.into_iter().rev() {
             if let Outgoing::Start { job, .. } = outgoing {
                 state.spawners[spawner].jobs.remove(&job.id);
-                state.running -= usize::from(!job.is_warm());
+                state.running -= usize::from(job.takes_slot());
                 job.lock().phase = Phase::Pending;
                 state.pending.push_front(job);
             }

@@ -203,6 +203,7 @@ impl Runner {
         let parts = JobParts {
             socket: Some(theirs),
             given,
+            is_extra: true,
         };
         let outer = self.start_with(command, parts, None);
         let started = Instant::now();

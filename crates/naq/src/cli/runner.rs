@@ -155,7 +155,7 @@ async fn check(session: &Session, languages: &Languages, names: &[String]) -> Re
     let mut reports = Vec::new();
     for language in chosen {
         let mut report = report(language);
-        let state = check_language(&runner, languages, language).await;
+        let state = check_language(&runner, languages, language, false).await;
         report.works = Some(matches!(state, LanguageState::Found(_)));
         match state {
             LanguageState::Found(version) => report.version = version,

@@ -23,11 +23,16 @@ pub enum LanguageState {
     Broken(String),
 }
 
-/// Runs the probe of a runner as a job would run.
+/// How a probe runs that nobody waits for.
+const NICE_IN_BACKGROUND: i32 = 19;
+
+/// Runs the probe of a runner as a job would run. In the background, it gets only the processor time that
+/// nothing else needs.
 pub async fn check_language(
     runner: &Runner,
     languages: &Languages,
     language: &Language,
+    in_background: bool,
 ) -> LanguageState {
     let probe = &language.manifest.probe;
     let program = Program::Source(SourceProgram {
@@ -40,7 +45,8 @@ pub async fn check_language(
     let mut command = Command::new(format!("probe of {}", language.name()), program);
     command.timeout = Some(probe.timeout());
     command.kill_grace = Duration::from_secs(1);
-    let ended = runner.start_job(command).wait().await;
+    command.limits.nice = in_background.then_some(NICE_IN_BACKGROUND);
+    let ended = runner.start_probe(command).wait().await;
     let printed = [ended.stdout.head.as_slice(), &ended.stderr.head].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
     match ended.end {

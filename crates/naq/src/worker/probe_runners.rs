@@ -8,13 +8,13 @@ use crate::languages::{Language, LanguageState, check_language};
 
 /// How long after its start a worker looks for its runners. Until then it may have jobs to run, and many
 /// workers live no longer.
-const PROBE_DELAY: Duration = Duration::from_secs(5);
+const PROBE_DELAY: Duration = Duration::from_secs(10);
 
 /// How often a worker that runs jobs checks whether it is idle.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs the probe of each runner, one at a time and only while no job runs: a probe takes a slot, for some
-/// ten to some hundred milliseconds. No job depends on the result.
+/// Runs the probe of each runner, one at a time, and only while no job runs. A probe takes no slot, and no job
+/// depends on the result.
 pub(super) async fn run(context: Arc<WorkerContext>) {
     if context.options.single_job.is_some() {
         return;
@@ -25,7 +25,7 @@ pub(super) async fn run(context: Arc<WorkerContext>) {
         while !context.leases.is_empty() {
             tokio::time::sleep(IDLE_CHECK_INTERVAL).await;
         }
-        let state = check_language(&context.runner, languages, language).await;
+        let state = check_language(&context.runner, languages, language, true).await;
         note(&context, language, state);
     }
 }
