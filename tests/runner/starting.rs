@@ -549,7 +549,7 @@ async fn a_file_for_the_job_is_in_its_scratch_folder_and_in_a_variable() {
         let ended = bench.run(command).await;
         let text = stdout(&ended);
         assert!(text.starts_with("300000\n-rw------- "), "{text}");
-        assert!(text.ends_with("\nfile\n"), "{text}");
+        assert!(text.ends_with("\nmy-file\n"), "{text}");
         let mut command = sh("ls -A $NAQ_WORK_DIR");
         command.scratch = true;
         drop(ended);
