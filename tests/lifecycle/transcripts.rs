@@ -42,10 +42,25 @@ fn transcripts(page: &str) -> Vec<Transcript> {
 /// run to run.
 fn settled(line: &str, bytes: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
-    let text: String = bytes.chars().filter(|c| !c.is_whitespace()).collect();
+    let mut lines: Vec<&str> = bytes.lines().map(str::trim).collect();
+    if lines.first() == Some(&"NATS/1.0") {
+        // a client may write headers in any order
+        let is_header = |line: &&&str| !line.is_empty() && !line.starts_with('{');
+        let headers = lines.iter().take_while(is_header).count();
+        lines[1..headers].sort_unstable();
+    }
+    let text = lines.join("\n");
+    let text: String = text
+        .chars()
+        .filter(|c| *c == '\n' || !c.is_whitespace())
+        .collect();
     let mut rest = text.as_str();
     let mut settled = words[..3].join(" ") + " ";
     while let Some(first) = rest.chars().next() {
+        if first == '\n' {
+            rest = &rest[1..];
+            continue;
+        }
         let word_bytes = rest
             .find(|c: char| !c.is_ascii_alphanumeric() && !"-:.".contains(c))
             .unwrap_or(rest.len());
@@ -57,7 +72,7 @@ fn settled(line: &str, bytes: &str) -> String {
             .iter()
             .any(|key| settled.ends_with(key));
         let (taken, shown) = if is_time {
-            (word.trim_end_matches("Nats-Last-Sequence:").len(), "<time>")
+            (word.len(), "<time>")
         } else if is_uuid {
             (word.len(), "<id>")
         } else if digits >= 9 || (digits > 0 && is_measured) {
