@@ -486,14 +486,11 @@ impl Pool {
     }
 
     /// Has the spawner of a warm process keep the timeout and the deadline of the job that it starts.
-    pub(super) fn arm(
-        &self,
-        process: &Arc<Job>,
-        timeout: Option<Duration>,
-        kill_grace: Duration,
-        deadline: Option<BootInstant>,
-    ) {
+    pub(super) fn arm(&self, process: &Arc<Job>, started: &Job) {
+        let (timeout, kill_grace) = (started.timeout, started.kill_grace);
         self.post(process.id, |job| {
+            // Read here: a renewal of the lease moves it before this, or finds the process armed.
+            let deadline = started.lock().deadline;
             let mut state = job.lock();
             state.is_armed = true;
             state.swept = None;

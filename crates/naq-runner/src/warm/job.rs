@@ -75,7 +75,9 @@ impl Runner {
         }
         process.jobs += 1;
         let frame = job_frame(&pool.options, &command, &call, &folder, process.jobs);
-        let Ok(taken) = take(&mut process, &command.stdin, &frame).await else {
+        // A process that reads nothing must not keep the job waiting.
+        let taking = take(&mut process, &command.stdin, owner, &frame);
+        let Ok(Ok(taken)) = tokio::time::timeout(START_MAX, taking).await else {
             return Err(Box::new(command));
         };
         let (sender, exit) = oneshot::channel();
@@ -140,36 +142,42 @@ fn job_frame(
 }
 
 /// Gives a job to a process, and waits until it has taken it.
-async fn take(process: &mut WarmProcess, stdin: &Stdin, frame: &Value) -> io::Result<Taken> {
+async fn take(
+    process: &mut WarmProcess,
+    stdin: &Stdin,
+    owner: Option<(u32, u32)>,
+    frame: &Value,
+) -> io::Result<Taken> {
     let (pipes, fds) = match process.pipes.take() {
         Some(own) => (own, Vec::new()),
         None => {
             let mut fds = vec![open_stdin(stdin)?];
-            (Pipes::open(&mut fds)?, fds)
+            let pipes = Pipes::open(&mut fds)?;
+            if let Some((user, group)) = owner {
+                // Otherwise the job could not open them again through `/dev/stdout`.
+                for pipe in &fds[1..] {
+                    std::os::unix::fs::fchown(pipe, Some(user), Some(group))?;
+                }
+            }
+            (pipes, fds)
         }
     };
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     process.socket.send(frame, &raw).await?;
     drop(fds);
     let number = process.jobs;
-    let started = async {
-        loop {
-            let next = tokio::select! {
-                biased;
-                next = process.socket.receive() => next?,
-                () = process.outer.wait_over() => None,
-            };
-            let frame = next.ok_or_else(|| io::Error::other("it has ended"))?;
-            match frame["t"].as_str() {
-                Some("started") if frame["n"].as_u64() == Some(number) => return Ok(()),
-                Some("ended" | "huh") => return Err(io::Error::other("it did not start the job")),
-                _ => {}
-            }
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = process.socket.receive() => next?,
+            () = process.outer.wait_over() => None,
+        };
+        let frame = next.ok_or_else(|| io::Error::other("it has ended"))?;
+        match frame["t"].as_str() {
+            Some("started") if frame["n"].as_u64() == Some(number) => return Ok(Taken { pipes }),
+            Some("ended" | "huh") => return Err(io::Error::other("it did not start the job")),
+            _ => {}
         }
-    };
-    match tokio::time::timeout(START_MAX, started).await {
-        Ok(started) => started.map(|()| Taken { pipes }),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -216,10 +224,13 @@ async fn drive(
     let _ = free.send(is_reusable.then_some(process));
 }
 
-/// Lets the job go, and waits for its end.
+/// Starts the job that its process has taken, and waits for its end.
 async fn run(process: &mut WarmProcess, job: &Arc<Job>) -> io::Result<ExitReport> {
+    let outer = Arc::clone(&process.outer.job);
+    process.pool.arm(&outer, job);
+    // Only now: a request to stop the job before this had no effect, and any later one has.
     if job.lock().stop.is_some() {
-        // Nothing of it has run, and the process waits for a word that never comes.
+        // Nothing of the job has run, and its process still waits for `go`.
         process.is_dirty = true;
         return Ok(ExitReport::not_started(SpawnFailure::new(
             "stopped",
@@ -227,14 +238,9 @@ async fn run(process: &mut WarmProcess, job: &Arc<Job>) -> io::Result<ExitReport
             false,
         )));
     }
-    let outer = Arc::clone(&process.outer.job);
-    let deadline = job.lock().deadline;
-    process
-        .pool
-        .arm(&outer, job.timeout, job.kill_grace, deadline);
     let started_ns = started_now();
-    let go = json!({"t": "go", "n": process.jobs});
-    process.socket.send(&go, &[]).await?;
+    let start = json!({"t": "go", "n": process.jobs});
+    process.socket.send(&start, &[]).await?;
     job.mark_started(started_ns);
     if process.mode == WarmMode::Standby {
         let ended = process.outer.wait().await;

@@ -63,7 +63,7 @@ pub struct WarmBoot {
 pub enum WarmError {
     /// It cannot be contained here without the jobs of others.
     #[error(
-        "warm processes need a control group or a namespace each, and containment `subreaper` has neither"
+        "a warm process needs a control group or a namespace, and containment `subreaper` has neither; --containment names another"
     )]
     Subreaper,
     /// It would see what each job has for itself.
