@@ -277,7 +277,7 @@ impl Attempt<'_> {
         options.traces.on_started(record);
         if let Err(ended) = Box::pin(self.prepare_script(record, &command)).await {
             let control_state = ControlState::new(context.broker.message_bytes_max());
-            return (*ended, control_state);
+            return (with_runner(*ended, self.envelope), control_state);
         }
         let handle = Arc::new(self.start(record, command, scratch).await);
         lease.set_handle(Arc::clone(&handle));

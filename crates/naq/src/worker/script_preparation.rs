@@ -2,13 +2,20 @@
 //! at a time, and outside of the job's timeout.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::MutexGuard;
 
 use super::attempt::Attempt;
+use super::prepared_scripts::Prepared;
 use naq_protocol::{Preparation, Record};
 use naq_runner::{Captured, Command, Completion, SpawnFailure, Termination};
 
 /// Number of bytes of a preparation's output that a record keeps.
 const OUTPUT_BYTES_MAX: usize = 4 << 10;
+
+/// How often a job that waits for another one to prepare its script checks whether it is to stop.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Attempt<'_> {
     /// Prepares the script of a job whose command is this, if it has to be.
@@ -27,7 +34,9 @@ impl Attempt<'_> {
         let runner = self.envelope.runner.as_deref().unwrap_or_default();
         let source = self.envelope.script.as_deref().unwrap_or_default();
         let entry = context.prepared_scripts.entry(runner, source);
-        let mut is_prepared = entry.lock().await;
+        let Some(mut is_prepared) = self.wait_for_preparation(&entry).await else {
+            return Ok(());
+        };
         if *is_prepared {
             return Ok(());
         }
@@ -73,6 +82,24 @@ impl Attempt<'_> {
             ended.stopped = None;
         }
         Err(Box::new(ended))
+    }
+}
+
+impl Attempt<'_> {
+    /// Waits until no other job prepares the script. `None` if this job is to stop, or its lease is lost: its
+    /// start ends it.
+    async fn wait_for_preparation<'p>(&self, entry: &'p Prepared) -> Option<MutexGuard<'p, bool>> {
+        let lease = self.delivery.lease;
+        loop {
+            tokio::select! {
+                is_prepared = entry.lock() => return Some(is_prepared),
+                () = tokio::time::sleep(STOP_CHECK_INTERVAL) => {
+                    if lease.is_lost() || lease.stop_requested().is_some() {
+                        return None;
+                    }
+                }
+            }
+        }
     }
 }
 
