@@ -349,9 +349,7 @@ impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Failure {
         match error {
             WorkerError::Broker(error) => error.into(),
-            error @ WorkerError::Warm(_) => Failure::usage(error.to_string()).hint(
-                "naq needs a control group or a namespace for each: --containment says which",
-            ),
+            error @ WorkerError::Warm(_) => Failure::usage(error.to_string()),
             error @ WorkerError::JobSocket(_) => Failure::general(error.to_string()),
         }
     }

@@ -124,7 +124,7 @@ pub(super) struct Prepare {
     /// What has to change for it to be done again.
     #[expect(dead_code, reason = "there is one choice only, which is checked")]
     when: PrepareWhen,
-    /// A regular expression of the form `^literal`: only a script with a line that begins so is prepared.
+    /// `^` and a text: only a script with a line that begins with the text is prepared.
     #[serde(default, rename = "match")]
     pub(super) only_if: Option<String>,
     /// Program and arguments. `{program}` is the runner's.
@@ -259,6 +259,15 @@ impl Manifest {
                     .map_err(|error| format!("[{table}] argv: {error}"))?;
             }
         }
+        let only_if = self
+            .prepare
+            .as_ref()
+            .and_then(|table| table.only_if.as_ref());
+        if let Some(pattern) = only_if.filter(|pattern| !is_line_start(pattern)) {
+            return Err(format!(
+                "[prepare] match: `{pattern}` is not `^` and a text without .*+?()[]{{}}|\\$"
+            ));
+        }
         if let Some(warm) = &self.warm {
             if warm.modes.is_empty() {
                 return Err("[warm] modes: give at least one".to_owned());
@@ -287,6 +296,13 @@ impl Manifest {
             None => "script".to_owned(),
         })
     }
+}
+
+/// Whether a pattern of `[prepare]` says with which text a line begins, and nothing else of a regular
+/// expression, which naq would take for a part of the text.
+fn is_line_start(pattern: &str) -> bool {
+    let text = pattern.strip_prefix('^').unwrap_or_default();
+    !text.is_empty() && !text.contains(|c: char| ".*+?()[]{}|\\$^".contains(c))
 }
 
 /// Checks a runner's name.
@@ -351,6 +367,11 @@ mod tests {
                 "argv = [\"{program}\", \"{file}\"",
                 "argv = [\"sh\", \"{file}\"",
                 "first",
+            ),
+            (
+                "[script]",
+                "[prepare]\nwhen = \"script\"\nmatch = \"^import .*\"\nargv = [\"{program}\"]\n[script]",
+                "[prepare] match",
             ),
         ] {
             let text = SMALLEST.replace(from, to);

@@ -52,6 +52,8 @@ pub async fn check_language(
     match ended.end {
         Termination::NotStarted(failure) if failure.step == "exec" => LanguageState::Absent,
         Termination::NotStarted(failure) => LanguageState::Broken(failure.message),
+        // A shell that starts the program itself does not find it.
+        Termination::Exited(127) => LanguageState::Absent,
         Termination::Exited(0) => judge(version(&printed), probe.at_least.as_deref()),
         _ if ended.stopped.is_some() => {
             LanguageState::Broken(format!("its probe did not end in {:?}", probe.timeout()))
