@@ -41,9 +41,10 @@ fn each_line_is_a_job_and_a_join_gets_all_outcomes_in_order() {
     let strict = naq.enqueue(&["--join", "m", "--", "cat"]);
     let _worker = naq.worker(&["default"]).concurrency(2).spawn();
     let record = naq.wait_ended(&join);
-    let got = lines_of(&text(record.stdout.as_ref()));
+    let received = lines_of(&text(record.stdout.as_ref()));
     let of = |field: &str| -> Vec<&str> {
-        got.iter()
+        received
+            .iter()
             .map(|line| line[field].as_str().unwrap())
             .collect()
     };

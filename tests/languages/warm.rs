@@ -120,6 +120,51 @@ fn functions_in_forked_children_see_nothing_of_each_other() {
     }
 }
 
+/// A module that knows which process has loaded it: its name, and its text.
+const LOADED: [(&str, &str, &str); 3] = [
+    (
+        "python",
+        "loaded.py",
+        "import os\nloaded_by = os.getpid()\ndef pids():\n    return [loaded_by, os.getpid()]\n",
+    ),
+    (
+        "ruby",
+        "loaded.rb",
+        "$loaded_by = Process.pid\ndef pids = [$loaded_by, Process.pid]\n",
+    ),
+    (
+        "perl",
+        "loaded.pl",
+        "our $loaded_by = $$; sub pids { return [$loaded_by, $$] } 1;\n",
+    ),
+];
+
+#[test]
+fn a_preloaded_module_is_loaded_once_by_the_process_that_forks() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (language, file, source) in LOADED {
+        if naq.cli(["runner", "check", language]).run().code != Some(0) {
+            assert!(!crate::harness::is_required(), "{language} does not work");
+            crate::harness::skipped(&format!("{language} is not installed"));
+            continue;
+        }
+        naq.file(file, source);
+        let worker = naq.worker(&[language]).concurrency(1);
+        let worker = worker.arg(&format!("--warm={language}"));
+        let worker = worker.arg(&format!("--preload=./{file}"));
+        let _worker = worker.spawn();
+        let function = format!("./{file}:pids");
+        let mut last = serde_json::Value::Null;
+        eventually("two calls have one loader", || {
+            let record = naq.wait_ended(&naq.enqueue(&["--queue", language, "--call", &function]));
+            let before = std::mem::replace(&mut last, result(&record));
+            // a process of its own has loaded the module itself
+            last[0] != last[1] && before[0] == last[0]
+        });
+    }
+}
+
 #[test]
 fn a_job_in_a_warm_process_is_stopped_and_cleaned_up_as_any_other() {
     let server = TestServer::start();
