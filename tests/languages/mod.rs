@@ -4,6 +4,7 @@
 //! not installed; CI requires it.
 
 mod conformance;
+mod preparation;
 mod warm;
 
 use naq_protocol::{Reason, Record, State};

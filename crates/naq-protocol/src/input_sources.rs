@@ -72,7 +72,10 @@ mod tests {
     #[test]
     fn names_of_inputs_are_safe_and_unique() {
         for (text, path) in [
-            (r#""depends_on":[{"job":"a","as":"../x"}]"#, "depends_on[0]"),
+            (
+                r#""depends_on":[{"job":"a","as":"../x"}]"#,
+                "depends_on[0].as",
+            ),
             (
                 r#""depends_on":[{"job":"a","as":"x"},{"job":"b","as":"x"}]"#,
                 "depends_on[1].as",
