@@ -22,6 +22,13 @@ lint:
 bench *options:
     cargo run --profile dist -p naq -- bench {{options}}
 
+# Measure all figures of the documentation with the release build, next to other queues too, and write them.
+figures:
+    benches/peers/run.py --install
+    benches/peers/run.py --output target/peers/figures.json
+    for verb in jobs enqueue latency schedule memory growth functions web; do target/release/naq bench --json $verb; done > target/peers/bench.ndjson
+    benches/figures.py --bench target/peers/bench.ndjson --peers target/peers/figures.json
+
 # Write the checked-in schemas from the types, and from them the types of the client for Node.
 schemas:
     for name in envelope record input schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
