@@ -6,8 +6,8 @@
     benches/figures.py --check                              exit with 1 if a page or a plot does not follow from it
 
 FILE of --bench is what `naq bench --json VERB` prints, of several verbs one after another; of --peers, what
-benches/peers/run.py writes. Tables that a file does not have stay as they are. In README.md and docs/*.md the lines between
-`<!-- figures:NAME -->` and `<!-- /figures -->` are replaced; the plots are docs/figures/*.svg.
+benches/peers/run.py writes. Tables that a file does not have stay as they are. In README.md and docs/*.md the lines
+between `<!-- figures:NAME -->` and `<!-- /figures -->` are replaced; the plots are docs/figures/*.svg.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
@@ -37,12 +38,20 @@ def markdown(header, rows):
     """A table. Columns of numbers are aligned to the right."""
     if not rows:
         return ""
-    right = [at > 0 and all(re.fullmatch(r"[-–0-9.,×*% ]*(ms|µs|MiB)?", str(row[at])) for row in rows) for at in range(len(header))]
+    right = [
+        at > 0 and all(re.fullmatch(r"[-–0-9.,×*% ]*(ms|µs|MiB)?", str(row[at])) for row in rows)
+        for at in range(len(header))
+    ]
     lines = [header, ["---:" if is_right else "---" for is_right in right], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 # -- what `naq bench` measures
+
+
+def cell(row, column, decimals=0, unit=""):
+    """A figure of a row; a dash if it could not be measured, and so was left out."""
+    return number(row[column], decimals) + unit if column in row else "–"
 
 
 def by_program(bench, name):
@@ -60,74 +69,105 @@ def jobs(bench):
         header += ["processor time: of the limit", "next to the job"]
     rows = []
     for row in usual + others:
-        slots = f"{row['concurrency']:g}"
-        if row in others:
-            slots += f", {row['program']}"
-        line = [slots, number(row["spawn_limit_per_s"]), number(row["jobs_per_s"]), number(row["of_limit"], 2)]
-        measured = cpu.get((row.get("program"), row["concurrency"]), {})
+        slots = cell(row, "concurrency") + (f", {row['program']}" if row in others else "")
+        line = [slots, cell(row, "spawn_limit_per_s"), cell(row, "jobs_per_s"), cell(row, "of_limit", 2)]
         if cpu:
-            line.append(number(measured["of_limit"], 2) if "of_limit" in measured else "–")
-            line.append(f"{measured['overhead_us']:.0f} µs" if "overhead_us" in measured else "–")
+            measured = cpu.get((row.get("program"), row["concurrency"]), {})
+            line += [cell(measured, "of_limit", 2), cell(measured, "overhead_us", unit=" µs")]
         rows.append(line)
     return markdown(header, rows)
 
 
+def table_of(bench, table, first, columns):
+    """A table with a row for each row. The first column is text; of the others the field, the heading and a format."""
+    rows = []
+    for row in bench.get(table, []):
+        rows.append([row[first[0]], *(cell(row, column, *form) for column, _, form in columns)])
+    # a column that no row has, as in figures of an earlier version, is left out
+    kept = [0, *(at for at in range(1, len(columns) + 1) if any(row[at] != "–" for row in rows))]
+    header = [first[1], *(heading for _, heading, _ in columns)]
+    return markdown([header[at] for at in kept], [[row[at] for at in kept] for row in rows])
+
+
+RATE, RATIO, MS, US_FINE = (0, ""), (2, ""), (2, " ms"), (3, " ms")
+
+
 def enqueue(bench):
-    rows = [[row["enqueue"], number(row["bare_per_s"]), number(row["naq_per_s"]), number(row["of_bare"], 2)] for row in bench.get("enqueue", [])]
-    return markdown(["enqueue", "bare publishes/s", "naq/s", "of bare"], rows)
+    columns = [("bare_per_s", "bare publishes/s", RATE), ("naq_per_s", "naq/s", RATE), ("of_bare", "of bare", RATIO)]
+    return table_of(bench, "enqueue", ("enqueue", "enqueue"), columns)
 
 
 def latency(bench):
-    given = bench.get("latency", [])
-    has_floor = any("of_floor" in row for row in given)
-    rows = []
-    for row in given:
-        line = [row["latency"], f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms"]
-        rows.append(line + ([number(row["of_floor"], 2) if "of_floor" in row else "–"] if has_floor else []))
-    return markdown(["latency", "p50", "p99", *(["of the floor"] if has_floor else [])], rows)
+    columns = [("p50_ms", "p50", MS), ("p99_ms", "p99", MS), ("of_floor", "of the floor", RATIO)]
+    return table_of(bench, "latency", ("latency", "latency"), columns)
 
 
 def hops(bench):
-    rows = [[row["hop"], f"{row['p50_ms']:.3f} ms", f"{row['p99_ms']:.3f} ms"] for row in bench.get("latency hops", [])]
-    return markdown(["hop", "p50", "p99"], rows)
+    columns = [("p50_ms", "p50", US_FINE), ("p99_ms", "p99", US_FINE)]
+    return table_of(bench, "latency hops", ("hop", "hop"), columns)
 
 
-def values(bench, table, column, title):
-    rows = [[row[column], number(row["value"], 0 if row["value"] >= 100 else 1), row["unit"]] for row in bench.get(table, [])]
-    return markdown([title, "value", "unit"], rows)
+def values(bench, table, column):
+    rows = [
+        [row[column], cell(row, "value", 0 if row["value"] >= 100 else 1), row["unit"]] for row in bench.get(table, [])
+    ]
+    return markdown([column, "value", "unit"], rows)
 
 
 def memory(bench):
-    rows = [[row["worker"], f"{row['pss_mib']:.1f} MiB"] for row in bench.get("memory", [])]
-    return markdown(["worker", "memory (PSS)"], rows)
+    return table_of(bench, "memory", ("worker", "worker"), [("pss_mib", "memory (PSS)", (1, " MiB"))])
 
 
 def growth(bench):
     rows = []
     for row in bench.get("growth", []):
-        decimals = 0 if min(row["with"], row["without"]) >= 100 else 3
-        of = number(row["ratio"], 2)
-        rows.append([row["what"], number(row["with"], decimals), number(row["without"], decimals), row["unit"], of])
-    return markdown(["with much of it, and without", "with", "without", "unit", "with : without"], rows)
+        decimals = 0 if min(row.get("with", 0), row.get("without", 0)) >= 100 else 3
+        figures = [cell(row, "with", decimals), cell(row, "without", decimals), row["unit"], cell(row, "ratio", 2)]
+        rows.append([row["what"], *figures])
+    return markdown(["with much of something", "with", "without", "unit", "with : without"], rows)
 
 
 def functions(bench):
-    rows = []
-    for row in bench.get("functions", []):
-        line = [row["function"], f"{row['slots']:g}", number(row["calls_per_s"])]
-        line.append(f"{row['us_per_call']:.0f} µs" if "us_per_call" in row else "–")
-        rows.append(line + [f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms"])
-    return markdown(["function", "slots", "calls/s", "processor time a call", "p50, idle", "p99, idle"], rows)
+    columns = [
+        ("slots", "slots", RATE),
+        ("calls_per_s", "calls/s", RATE),
+        ("us_per_call", "processor time a call", (0, " µs")),
+        ("p50_ms", "one call, p50", MS),
+        ("p99_ms", "p99", MS),
+    ]
+    return table_of(bench, "functions", ("function", "function"), columns)
+
+
+def functions_memory(bench):
+    columns = [
+        ("slots", "slots", RATE),
+        ("processes", "processes", RATE),
+        ("processes_pss_mib", "their memory (PSS)", (1, " MiB")),
+        ("worker_pss_mib", "with the worker", (1, " MiB")),
+    ]
+    return table_of(bench, "functions memory", ("warm", "warm"), columns)
 
 
 def web_pages(bench):
-    rows = []
-    for row in bench.get("web pages", []):
-        line = [f"`{row['page']}`", number(row["kib"], 1)]
-        for watched in ("", "watched_"):
-            line += [number(row[watched + "p50_ms"], 2), number(row[watched + "p99_ms"], 2), number(row[watched + "per_s"])]
-        rows.append(line)
-    return markdown(["page", "KiB", "p50 ms", "p99 ms", "per s", "watched: p50 ms", "p99 ms", "per s"], rows)
+    columns = [("kib", "KiB", (1, ""))]
+    for prefix, words in (("", ""), ("watched_", "watched: ")):
+        columns += [
+            (f"{prefix}p50_ms", f"{words}p50", MS),
+            (f"{prefix}p99_ms", "p99", MS),
+            (f"{prefix}per_s", "per s", RATE),
+        ]
+    rows = [row | {"page": f"`{row['page']}`"} for row in bench.get("web pages", [])]
+    return table_of({"web pages": rows}, "web pages", ("page", "page"), columns)
+
+
+def web_throughput(bench):
+    columns = [
+        ("jobs_per_s", "jobs/s", RATE),
+        ("of_without", "of without", RATIO),
+        ("server_us_per_job", "nats-server, a job", (0, " µs")),
+        ("dashboard_us_per_job", "dashboard, a job", (0, " µs")),
+    ]
+    return table_of(bench, "web throughput", ("16 slots", "16 slots"), columns)
 
 
 def machine(bench):
@@ -136,7 +176,8 @@ def machine(bench):
     if not row:
         return ""
     server = f", {row['server']}" if "server" in row else ""
-    return f"Measured with {row['processors']:g} processors ({row['architecture']}), Linux {row['kernel']}{server}, naq {row['naq']}.\n"
+    processors = f"{row['processors']:g} processors ({row['architecture']})"
+    return f"Measured with {processors}, Linux {row['kernel']}{server}, naq {row['naq']}.\n"
 
 
 # -- what benches/peers/run.py measures
@@ -172,7 +213,10 @@ def peers_table(peers):
         return ""
     slots = sorted({row["slots"] for row in peers["commands"]})
     most = slots[-1] if 16 not in slots else 16
-    rate = lambda system: table[system].get(most, {}).get("per_s", 0)
+
+    def rate(system):
+        return table[system].get(most, {}).get("per_s", 0)
+
     queues = [system for system in table if next(iter(table[system].values()))["is_queue"]]
     rows = []
     for system in ordered(queues, rate) + ordered([system for system in table if system not in queues], rate):
@@ -192,22 +236,28 @@ def peers_plot(peers):
         return None
     slots = sorted({row["slots"] for row in peers["commands"]})[:3]
     most = slots[-1]
-    rate = lambda system: table[system].get(most, {}).get("per_s", 0)
+
+    def rate(system):
+        return table[system].get(most, {}).get("per_s", 0)
+
     rows, limits = [], []
     for system in ordered(table, rate):
         figures = [table[system].get(count, {}).get("per_s") for count in slots]
         is_queue = next(iter(table[system].values()))["is_queue"]
-        row = (system, "ours" if is_ours(system) else "theirs" if is_queue else "limit", [*figures, table[system].get(most, {}).get("cpu_ms")])
+        row = (
+            system,
+            "ours" if is_ours(system) else "theirs" if is_queue else "limit",
+            [*figures, table[system].get(most, {}).get("cpu_ms")],
+        )
         (rows if is_queue else limits).append(row)
     panels = [(f"{count} slot{'s' if count > 1 else ''}\njobs a second", number) for count in slots]
     panels.append((f"{most} slots\nCPU time a job", lambda value: f"{value:.2f} ms"))
-    subtitle = f"echo hello, queued, run, its output stored. Median of {peers['settings']['rounds']} interleaved rounds, {on_what(peers)}. Dashed: no queue, nothing stored."
+    subtitle = f"echo hello, queued, run, its output stored. {on_what(peers)} Dashed: no queue."
     return plots.columns("naq next to other queues", subtitle, panels, rows + ([None] if limits else []) + limits)
 
 
 def on_what(peers):
-    measured = peers["machine"]
-    return f"{measured['cores']} cores"
+    return f"{peers['machine']['cores']} cores, median of {peers['settings']['rounds']} interleaved rounds."
 
 
 def functions_table(peers):
@@ -224,8 +274,19 @@ def functions_table(peers):
         return ""
     slots = next(iter(given.values()))["slots"]
     eight = next(iter(memory_of.values()))["slots"] if memory_of else 8
-    header = [f"a Python function, {slots} slots", "calls/s", "processor time a call", "one call, p50", "p99", f"memory, {eight} slots"]
+    header = [
+        f"a Python function, {slots} slots",
+        "calls/s",
+        "processor time a call",
+        "one call, p50",
+        "p99",
+        f"memory, {eight} slots",
+    ]
     return markdown(header, rows)
+
+
+def milliseconds(value):
+    return f"{value:.1f} ms"
 
 
 def functions_plot(peers):
@@ -238,9 +299,10 @@ def functions_plot(peers):
     for system in order:
         row = given[system]
         pss = memory_of[system]["pss_mib"] if system in memory_of else None
-        rows.append((system, "ours" if is_ours(system) else "theirs", [row["per_s"], row["cpu_ms"], row["p50_ms"], pss]))
+        rows.append(
+            (system, "ours" if is_ours(system) else "theirs", [row["per_s"], row["cpu_ms"], row["p50_ms"], pss])
+        )
     slots = next(iter(given.values()))["slots"]
-    milliseconds = lambda value: f"{value:.1f} ms"
     panels = [
         (f"{slots} slots\ncalls a second", number),
         (f"{slots} slots\nCPU time a call", milliseconds),
@@ -251,7 +313,7 @@ def functions_plot(peers):
         panels.append((f"{eight} slots, idle\nmemory (PSS)", lambda value: f"{value:.0f} MiB"))
     else:
         rows = [(name, style, figures[:3]) for name, style, figures in rows]
-    subtitle = f"A function that counts words, its result stored. Median of {peers['settings']['rounds']} interleaved rounds, {on_what(peers)}."
+    subtitle = f"A function that counts words, its result stored. {on_what(peers)}"
     return plots.columns("Calls of a Python function", subtitle, panels, rows)
 
 
@@ -270,9 +332,9 @@ def visibility_sentence(peers):
         return ""
     ours, theirs = runs["naq"], runs["Celery"]
     times = {1: "once", 2: "twice"}
-    count = lambda row: times.get(row["runs"], f"{row['runs']} times")
+    ran, ran_theirs = (times.get(row["runs"], f"{row['runs']} times") for row in (ours, theirs))
     return (
-        f"A job of {ours['job_s']:g} s ran {count(ours)} with an `ack_wait` of {ours['window_s']:g} s, and {count(theirs)} with "
+        f"A job of {ours['job_s']:g} s ran {ran} with an `ack_wait` of {ours['window_s']:g} s, and {ran_theirs} with "
         f"Celery on Redis, `acks_late` and a visibility\ntimeout of {theirs['window_s']:g} s.\n"
     )
 
@@ -281,12 +343,14 @@ def peers_machine(peers):
     if not peers:
         return ""
     measured, versions = peers["machine"], peers["versions"]
-    redis = {"none": "which writes nothing to disk", "everysec": "which writes to disk every second"}[peers["settings"]["redis_disk"]]
-    return (
-        f"Measured on {peers['date']} with {measured['cores']} cores ({measured['cpu']}), Linux {measured['kernel']}, nats-server "
-        f"{versions['nats-server']},\nRedis {versions.get('Redis', '–')} ({redis}), Python {versions['Python']}, Node "
-        f"{versions.get('Node', '–')}; {peers['settings']['rounds']} rounds.\n"
+    disk = {"none": "which writes nothing to disk", "everysec": "which writes to disk every second"}
+    words = (
+        f"Measured on {peers['date']} with {measured['cores']} cores ({measured['cpu']}), Linux {measured['kernel']}, "
+        f"nats-server {versions['nats-server']}, Redis {versions.get('Redis', '–')} "
+        f"({disk[peers['settings']['redis_disk']]}), Python {versions['Python']}, Node {versions.get('Node', '–')}; "
+        f"{peers['settings']['rounds']} rounds."
     )
+    return textwrap.fill(words, 120) + "\n"
 
 
 # -- plots of `naq bench`
@@ -297,7 +361,7 @@ def limit_plot(bench):
     if not usual:
         return None
     rows = [(slots_of(row), row["jobs_per_s"], row["spawn_limit_per_s"]) for row in usual]
-    subtitle = "Jobs of /bin/true a second, of the limit (dashed): starting it, reading its output and reaping it in a bare loop."
+    subtitle = "Jobs of /bin/true a second, of the limit (dashed): to start, read and reap it in a bare loop."
     return plots.shares("naq next to the machine's limit", subtitle, rows, number)
 
 
@@ -315,7 +379,7 @@ def cpu_plot(bench):
             rows.append((name, [row[part] for part in parts], row["limit_us"]))
     if not rows:
         return None
-    subtitle = "Processor time a job, by process. The mark is that of the bare loop: the job and its start, nothing else."
+    subtitle = "Processor time a job, by process. The mark: a bare loop that starts and reaps the job."
     processes = ["the job", "worker", "spawners", "nats-server", "producer"]
     return plots.stacks("What a job costs", subtitle, processes, "bare loop", rows, lambda value: f"{number(value)} µs")
 
@@ -324,7 +388,9 @@ def growth_plot(bench):
     rows = [(row["what"], row["ratio"]) for row in bench.get("growth", []) if row["unit"] == "jobs/s"]
     if not rows:
         return None
-    return plots.ratios("Jobs a second with much of something", "With it, divided by without it: at the mark nothing is lost.", rows)
+    return plots.ratios(
+        "Jobs a second with much of something", "With it, divided by without it: at the mark nothing is lost.", rows
+    )
 
 
 def blocks(figures):
@@ -337,12 +403,14 @@ def blocks(figures):
         "enqueue": enqueue(bench),
         "latency": latency(bench),
         "hops": hops(bench),
-        "schedule": values(bench, "schedule", "schedule", "schedules"),
+        "schedule": values(bench, "schedule", "schedule"),
         "memory": memory(bench),
         "growth": picture("growth", "Rates with much of something, and without", growth_plot(bench)) + growth(bench),
         "functions": functions(bench),
-        "web": values(bench, "web", "dashboard", "dashboard"),
+        "functions-memory": functions_memory(bench),
+        "web": values(bench, "web", "dashboard"),
         "web-pages": web_pages(bench),
+        "web-throughput": web_throughput(bench),
         "peers-plot": picture("peers", PEERS_ALT, peers_plot(peers)),
         "peers": picture("peers", PEERS_ALT, peers_plot(peers)) + peers_table(peers),
         "peer-functions-plot": picture("functions", FUNCTIONS_ALT, functions_plot(peers)) + visibility_sentence(peers),
@@ -400,6 +468,8 @@ def take(figures, bench_files, peers_file):
             if "bench" not in row:
                 continue
             name = row.pop("bench")
+            if row.get("build") == "debug":
+                raise SystemExit(f"{file}: figures of a debug build are none")
             if name == "machine":
                 # each verb describes it; those with servers of their own leave the server out
                 row = tables.get(name, [{}])[0] | row
@@ -439,7 +509,10 @@ def main():
     wrong = [file for file, text in wanted.items() if not file.exists() or file.read_text() != text]
     if options.check:
         for file in [*wrong, *sorted(old)]:
-            print(f"{file.relative_to(ROOT)} does not follow from benches/figures.json: run benches/figures.py", file=sys.stderr)
+            print(
+                f"{file.relative_to(ROOT)} does not follow from benches/figures.json: run benches/figures.py",
+                file=sys.stderr,
+            )
         return 1 if wrong or old else 0
     PLOTS.mkdir(exist_ok=True)
     for file in wrong:

@@ -1,7 +1,7 @@
 """Plots as SVG, written by hand: rows of bars in panels side by side, on a card of their own, in light or dark colours.
 
-Colours mean one thing each: naq, what it is compared with, and the limits of the machine (an outline). Every bar has its
-value, so there are no axes.
+Colours mean one thing each: naq, what it is compared with, and the limits of the machine (an outline). Every bar has
+its value, so there are no axes.
 """
 
 import textwrap
@@ -18,13 +18,15 @@ CHARACTER_STRONG = 0.64
 
 STYLE = """
 .card{fill:#fff;stroke:#dfe3e8}.text{fill:#1b2430}.faint{fill:#566273}.line{stroke:#dfe3e8}
-.ours{fill:#1f5f96}.theirs{fill:#b3bdc9}.limit{fill:none;stroke:#8793a3;stroke-dasharray:3 2}.mark{stroke:#1b2430;stroke-width:1.5}
+.ours{fill:#1f5f96}.theirs{fill:#b3bdc9}.limit{fill:none;stroke:#8793a3;stroke-dasharray:3 2}
+.mark{stroke:#1b2430;stroke-width:1.5}
 .s0{fill:#b3bdc9}.s1{fill:#1f5f96}.s2{fill:#5b93c4}.s3{fill:#e0a33a}.s4{fill:#7d5ba6}
 @media (prefers-color-scheme:dark){
 .card{fill:#1a2129;stroke:#2c3540}.text{fill:#e4e9ef}.faint{fill:#9aa7b6}.line{stroke:#2c3540}
 .ours{fill:#6fb0ea}.theirs{fill:#566373}.mark{stroke:#e4e9ef}
 .s0{fill:#566373}.s1{fill:#6fb0ea}.s2{fill:#3f78ab}.s3{fill:#e3b65a}.s4{fill:#b39ad4}}
-text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:13px;font-variant-numeric:tabular-nums}
+text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:13px}
+text{font-variant-numeric:tabular-nums}
 .title{font-size:16px;font-weight:600}.head{font-size:12px;font-weight:600}.small{font-size:12px}.strong{font-weight:600}
 """
 
@@ -70,7 +72,8 @@ class Drawing:
     def svg(self):
         height = self.y + PADDING - 4
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+            f'viewBox="0 0 {WIDTH} {height}" role="img">',
             f"<title>{escape(self.title)}</title>",
             f"<desc>{escape(self.description)}</desc>",
             f"<style>{STYLE}</style>",
@@ -88,8 +91,8 @@ def labels_width(names):
 def columns(title, subtitle, panels, rows):
     """Rows of bars in panels, each with a scale of its own that begins at 0.
 
-    `panels` has a heading and the text of a value for each panel. A row is a name, a style (`ours`, `theirs`, `limit`) and a
-    value for each panel, `None` where there is none; `None` in place of a row draws a line.
+    `panels` has a heading and the text of a value for each panel. A row is a name, a style (`ours`, `theirs`, `limit`)
+    and a value for each panel, `None` where there is none; `None` in place of a row draws a line.
     """
     drawing = Drawing(title, subtitle)
     given = [row for row in rows if row]
@@ -122,7 +125,9 @@ def columns(title, subtitle, panels, rows):
             length = space * value / best[at] if best[at] else 0
             inset = 0.5 if style == "limit" else 0
             drawing.bar(x + inset, drawing.y + 4 + inset, length - 2 * inset, style, BAR - 2 * inset)
-            drawing.text(x + length + 6, drawing.y + 17, panels[at][1](value), ("faint" if style == "limit" else "text") + strong)
+            drawing.text(
+                x + length + 6, drawing.y + 17, panels[at][1](value), ("faint" if style == "limit" else "text") + strong
+            )
         drawing.y += ROW
     return drawing.svg()
 
@@ -134,7 +139,7 @@ def shares(title, subtitle, rows, show):
     notes = [(f"{value / limit:.0%}", f"{show(value)} of {show(limit)}") for _, value, limit in rows]
     room = max(len(note) for _, note in notes) * 13 * CHARACTER + 60
     scale = (WIDTH - 2 * PADDING - labels - room) / max(max(value, limit) for _, value, limit in rows)
-    for (name, value, limit), (share, note) in zip(rows, notes):
+    for (name, value, limit), (share, note) in zip(rows, notes, strict=True):
         drawing.text(PADDING, drawing.y + 18, name)
         x = PADDING + labels
         drawing.bar(x, drawing.y + 4, value * scale, "ours", 20)
@@ -147,7 +152,7 @@ def shares(title, subtitle, rows, show):
 
 
 def stacks(title, subtitle, parts, mark, rows, show):
-    """Rows of one bar each that is made of parts, with a mark. A row is a name, a list of values, and where its mark is."""
+    """Rows of one bar each that is made of parts, with a mark. A row is a name, its values, and where its mark is."""
     drawing = Drawing(title, subtitle)
     drawing.legend([*((f"s{at}", part) for at, part in enumerate(parts)), ("mark", mark)])
     labels = labels_width(name for name, _, _ in rows)

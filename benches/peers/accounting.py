@@ -2,9 +2,10 @@
 
 A control group counts exactly, daemons and double forks included: cpuacct of version 1 if the machine has it, else
 cpu.stat of version 2. Where neither can be written, a group is what descends from the processes that it has started
-or has its variable, and their time is read from /proc (in ticks of 10 ms; a process that nobody of these reaps is lost).
+or has its variable, and their time is read from /proc (in ticks of 10 ms, without what none of these has reaped).
 """
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -119,18 +120,6 @@ class Group:
                 total += sum(int(field) for field in fields[11:15]) / TICKS
         return total
 
-    def pss_mib(self, only=lambda pid: True):
-        """Memory of the processes, each page that several share counted once in all, in MiB."""
-        total = 0
-        for pid in self.pids():
-            try:
-                if only(pid):
-                    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                    total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-            except OSError:
-                continue
-        return total / 1024
-
     def end(self):
         """Ends what the group still has. Nothing but what this program has started is in it."""
         for sign, patience_s in ((signal.SIGTERM, 3), (signal.SIGKILL, 3)):
@@ -150,6 +139,18 @@ class Group:
             remove(self.folder)
 
 
+def pss_mib(pids):
+    """Memory of processes, with each page that several share counted once in all, in MiB."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it has ended
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
 def stat_fields(path):
     """The fields of a process's stat file from its state on; `None` if it has ended."""
     try:
@@ -166,10 +167,8 @@ def is_marked(process, mark):
 
 
 def send(pid, sign):
-    try:
+    with contextlib.suppress(OSError):
         os.kill(pid, sign)
-    except OSError:
-        pass
 
 
 def remove(folder):

@@ -23,7 +23,6 @@ async function commands(queue, count, argv) {
 }
 
 if (process.argv[2] === "worker") {
-  // One process runs as many jobs at once as its concurrency says; they are programs, so Node only waits for them.
   const job = async ({ data: [program, ...args] }) => (await run(program, args)).stdout;
   new Worker("peers", job, { connection, concurrency: Number(process.argv[3]) });
 } else {

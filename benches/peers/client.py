@@ -1,8 +1,8 @@
 """The client of one system: enqueues and waits. PEER names the system. Run with the Python of target/peers.
 
-It reads one JSON array a line: ["commands", n, argv], ["functions", n] or ["calls", n], and answers with one JSON value:
-the seconds from the first enqueue until n results are stored, or, for calls, the list of the seconds that each of n calls
-took, one after another.
+It reads one JSON array a line: ["commands", n, argv], ["functions", n] or ["calls", n], and answers with one JSON
+value: the seconds from the first enqueue until n results are stored, or, for calls, the list of the seconds that each
+of n calls took, one after another, after one that is not counted.
 """
 
 import asyncio
@@ -161,6 +161,7 @@ def main():
         what, count, *rest = json.loads(line)
         if what == "calls":
             answer = []
+            system.call()  # the first one connects
             for _ in range(count):
                 begun = time.monotonic()
                 system.call()

@@ -96,7 +96,19 @@ def install_node():
     if not (folder / "package.json").exists():
         (folder / "package.json").write_text(json.dumps({"name": "peers", "private": True}))
     if shutil.which("npm"):
-        run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "bullmq@latest", "ioredis@latest"], cwd=folder)
+        run(
+            [
+                "npm",
+                "install",
+                "--silent",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "bullmq@latest",
+                "ioredis@latest",
+            ],
+            cwd=folder,
+        )
     else:
         print("no npm: BullMQ not installed")
 

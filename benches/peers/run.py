@@ -61,6 +61,7 @@ class Run:
             self.running.append(system)
             begun = time.monotonic()
             if self.attempt(system, system.start) is not None:
+                system.settle()
                 say(f"{system.name} with {slots} slots started in {time.monotonic() - begun:.1f} s")
                 started.append(system)
         return started
@@ -160,34 +161,42 @@ class Run:
             if times:
                 p50, p99 = (round(times[min(len(times) - 1, int(len(times) * part))], 3) for part in (0.5, 0.99))
                 rows.append(
-                    {"system": system.name, "slots": slots, **middle(rounds), "p50_ms": p50, "p99_ms": p99, "calls": len(times)}
+                    {
+                        "system": system.name,
+                        "slots": slots,
+                        **middle(rounds),
+                        "p50_ms": p50,
+                        "p99_ms": p99,
+                        "calls": len(times),
+                    }
                 )
         return rows
 
     def memory(self):
         rows = []
-        slots = self.options.memory_slots
         for kind in systems.MEMORY_SYSTEMS:
-            for system in self.start([kind], slots):
-                if self.attempt(system, system.functions, 50 * slots) is None:
-                    continue
-                time.sleep(1)  # until the last jobs' processes have ended
-                without = system.client.pid
-                memory = system.group.pss_mib(lambda pid: pid != without and not system.is_broker(pid))
-                broker = system.group.pss_mib(lambda pid: pid != without and system.is_broker(pid))
-                processes = [pid for pid in system.group.pids() if pid != without and not system.is_broker(pid)]
-                rows.append(
-                    {
-                        "system": system.name,
-                        "slots": slots,
-                        "pss_mib": round(memory, 1),
-                        "processes": len(processes),
-                        "broker_pss_mib": round(broker, 1),
-                    }
-                )
-                say(f"{system.name} with {slots} slots: {memory:.0f} MiB in {len(processes)} processes")
+            for system in self.start([kind], self.options.memory_slots):
+                if row := self.attempt(system, self.memory_of, system):
+                    rows.append(row)
             self.end_all()
         return rows
+
+    def memory_of(self, system):
+        """The memory of a system after some calls, when it is idle, without the client."""
+        system.functions(50 * system.slots)
+        system.settle()  # the last calls' processes end
+        pids = [pid for pid in system.group.pids() if pid != system.client.pid]
+        brokers = {pid for pid in pids if system.is_broker(pid)}
+        workers = set(pids) - brokers
+        row = {
+            "system": system.name,
+            "slots": system.slots,
+            "pss_mib": round(accounting.pss_mib(workers), 1),
+            "processes": len(workers),
+            "broker_pss_mib": round(accounting.pss_mib(brokers), 1),
+        }
+        say(f"{system.name} with {system.slots} slots: {row['pss_mib']:.0f} MiB in {len(workers)} processes")
+        return row
 
     def visibility(self):
         """A job that runs longer than the window in which the broker waits for its acknowledgement."""
@@ -248,7 +257,10 @@ def table(title, rows, columns):
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
     print(f"\n{title}")
     for line in lines:
-        first, *rest = (word.ljust(width) if not at else word.rjust(width) for at, (word, width) in enumerate(zip(line, widths)))
+        first, *rest = (
+            word.ljust(width) if not at else word.rjust(width)
+            for at, (word, width) in enumerate(zip(line, widths, strict=True))
+        )
         print("  ".join([first, *rest]))
 
 
@@ -286,17 +298,38 @@ def options():
     parser.add_argument("--install", action="store_true", help="install the newest release of each system, and exit")
     parser.add_argument("--naq", default=ROOT / "target/release/naq", type=pathlib.Path, help="program [%(default)s]")
     parser.add_argument("--parts", default=list(PARTS), type=parts, metavar="NAMES", help=f"of {','.join(PARTS)} [all]")
-    parser.add_argument("--systems", default=[], type=lambda text: text.split(","), metavar="NAMES", help="first words of their names [all]")
+    parser.add_argument(
+        "--systems",
+        default=[],
+        type=lambda text: text.split(","),
+        metavar="NAMES",
+        help="first words of their names [all]",
+    )
     parser.add_argument("--slots", default=[1, 4, 16], type=numbers, metavar="COUNTS", help="jobs at once [1,4,16]")
     parser.add_argument("--function-slots", default=4, type=int, metavar="COUNT", help="calls at once [%(default)s]")
     parser.add_argument("--memory-slots", default=8, type=int, metavar="COUNT", help="[%(default)s]")
     parser.add_argument("--rounds", default=5, type=int, metavar="COUNT", help="[%(default)s]")
-    parser.add_argument("--seconds", default=1.5, type=float, metavar="TIME", help="approximate time of one measurement [%(default)s]")
-    parser.add_argument("--minutes", default=12.0, type=float, metavar="TIME", help="start no more rounds when it is over [%(default)s]")
-    parser.add_argument("--calls", default=40, type=int, metavar="COUNT", help="calls one at a time, each round [%(default)s]")
-    parser.add_argument("--window", default=3.0, type=float, metavar="TIME", help="of part visibility, in seconds [%(default)s]")
-    parser.add_argument("--redis", default="none", choices=["none", "everysec"], help="what Redis writes to disk [%(default)s]")
-    parser.add_argument("--accounting", default="auto", choices=["auto", "cgroup1", "cgroup2", "proc"], help="of processor time [%(default)s]")
+    parser.add_argument(
+        "--seconds", default=1.5, type=float, metavar="TIME", help="approximate time of one measurement [%(default)s]"
+    )
+    parser.add_argument(
+        "--minutes", default=12.0, type=float, metavar="TIME", help="start no more rounds when it is over [%(default)s]"
+    )
+    parser.add_argument(
+        "--calls", default=40, type=int, metavar="COUNT", help="calls one at a time, each round [%(default)s]"
+    )
+    parser.add_argument(
+        "--window", default=3.0, type=float, metavar="TIME", help="of part visibility, in seconds [%(default)s]"
+    )
+    parser.add_argument(
+        "--redis", default="none", choices=["none", "everysec"], help="what Redis writes to disk [%(default)s]"
+    )
+    parser.add_argument(
+        "--accounting",
+        default="auto",
+        choices=["auto", "cgroup1", "cgroup2", "proc"],
+        help="of processor time [%(default)s]",
+    )
     parser.add_argument("--output", type=pathlib.Path, metavar="FILE", help="file for the results, as JSON")
     return parser.parse_args()
 
@@ -334,7 +367,10 @@ def main():
                 result[part] = getattr(run, part)() if part in chosen.parts else []
         finally:
             run.end_all()
-    result |= {"missing": [{"system": "Faktory", "why": install.FAKTORY.split(": not measured. ")[1]}, *run.missing], "failed": run.failed}
+    result |= {
+        "missing": [{"system": "Faktory", "why": install.FAKTORY.split(": not measured. ")[1]}, *run.missing],
+        "failed": run.failed,
+    }
     result["settings"]["took_s"] = round(time.monotonic() - begun)
     show(result)
     if chosen.output:

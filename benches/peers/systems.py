@@ -1,7 +1,8 @@
-"""How each system is started, for run.py. Each has a control group of its own with its broker, its workers and its client.
+"""How each system is started, for run.py. Each has a control group of its own, with broker, workers and client.
 
 Settings are those that the system's documentation recommends for many short jobs, or its defaults; comments say which.
-Redis keeps nothing on disk, which is the best case of those that use it: naq's server writes every job and every outcome to disk.
+Redis keeps nothing on disk, which is the best case of those that use it: naq's server writes every job and every
+outcome to disk.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from accounting import MARK, Group
 HERE = pathlib.Path(__file__).resolve().parent
 READY_S = 90
 ANSWER_S = 300
+# A system is idle if it uses less of a processor than this for this long.
+SETTLE_S, SETTLE_STEP_S, IDLE_SHARE = 20, 0.4, 0.05
 # What every job and every call is.
 ECHO = [shutil.which("echo", path="/usr/bin:/bin"), "hello"]
 
@@ -120,6 +123,15 @@ class System:
     def functions(self, count):
         return count, self.ask("functions", count)
 
+    def settle(self):
+        """Waits until its processes are idle, for some seconds at most: naq looks at the start which languages the
+        machine has, and Celery and RQ end their start after the first jobs."""
+        until = time.monotonic() + SETTLE_S
+        used = None
+        while time.monotonic() < until and (used is None or self.group.cpu_s() - used > IDLE_SHARE * SETTLE_STEP_S):
+            used = self.group.cpu_s()
+            time.sleep(SETTLE_STEP_S)
+
     def end(self):
         self.group.end()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -195,8 +207,8 @@ class RqSimple(Rq):
 
 
 class Celery(PythonSystem):
-    """Its default pool, prefork, with a process for each slot; for the prefetch see tasks.py. Gossip, mingle and heartbeats
-    serve clusters and monitors; without them Celery costs less."""
+    """Its default pool, prefork, with a process for each slot; for the prefetch see tasks.py. Gossip, mingle and
+    heartbeats serve clusters and monitors; without them Celery costs less."""
 
     name = "Celery"
     system = "celery"
@@ -209,7 +221,7 @@ class Celery(PythonSystem):
 
 
 class CeleryWindow(Celery):
-    """Each task is acknowledged after its end (`acks_late`), so that none is lost with its worker, as no job of naq is."""
+    """Each task is acknowledged after its end (`acks_late`): none is lost with its worker, as no job of naq is."""
 
     def __init__(self, options, folder, slots):
         super().__init__(options, folder, slots)
@@ -221,8 +233,8 @@ class CeleryWindow(Celery):
 
 
 class Huey(PythonSystem):
-    """With workers that are processes, as its documentation says for work that needs processors. They block on Redis, so
-    the settings of its polling do not matter."""
+    """With workers that are processes, as its documentation says for work that needs processors. They block on Redis,
+    so the settings of its polling do not matter."""
 
     name = "huey"
     system = "huey"
@@ -234,6 +246,9 @@ class Huey(PythonSystem):
 
 
 class BullMq(OnRedis):
+    """With several workers, as its documentation recommends: one process for each core, which share the slots. They
+    wait for programs, so each runs several at once."""
+
     name = "BullMQ"
     system = "bullmq"
 
@@ -243,7 +258,10 @@ class BullMq(OnRedis):
 
     def start_workers(self):
         self.env["PEER_NODE_MODULES"] = str(install.NODE_MODULES)
-        self.background(["node", HERE / "bullmq.mjs", "worker", self.slots])
+        processes = min(self.slots, os.cpu_count())
+        for number in range(processes):
+            share = self.slots // processes + (number < self.slots % processes)
+            self.background(["node", HERE / "bullmq.mjs", "worker", share])
 
     def start_client(self, _command):
         super().start_client(["node", HERE / "bullmq.mjs", "client"])
@@ -306,7 +324,15 @@ class SpawnLimit(System):
         start = time.clock_gettime(time.CLOCK_MONOTONIC) + self.START_S
         # the first run asks for some jobs, as of every system; a loop runs for some time
         seconds = self.options.seconds if count > self.slots * CALIBRATION else CALIBRATION_S
-        command = [self.options.naq, "__spawn-limit", f"{start:.6f}", f"{seconds}", f"PATH={self.env['PATH']}", "--", *ECHO]
+        command = [
+            self.options.naq,
+            "__spawn-limit",
+            f"{start:.6f}",
+            f"{seconds}",
+            f"PATH={self.env['PATH']}",
+            "--",
+            *ECHO,
+        ]
         loops = [self.background(command, stdout=subprocess.PIPE) for _ in range(self.slots)]
         counts = [loop.communicate(timeout=ANSWER_S)[0].strip() for loop in loops]
         if not all(counted.isdigit() for counted in counts):
