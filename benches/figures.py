@@ -175,7 +175,8 @@ def machine(bench):
     row = bench.get("machine", [{}])[0]
     if not row:
         return ""
-    server = f", {row['server']}" if "server" in row else ""
+    # its address says nothing
+    server = f", {row['server'].split(' at ')[0]}" if "server" in row else ""
     processors = f"{row['processors']:g} processors ({row['architecture']})"
     return f"Measured with {processors}, Linux {row['kernel']}{server}, naq {row['naq']}.\n"
 

@@ -329,15 +329,17 @@ class SpawnLimit(System):
             "__spawn-limit",
             f"{start:.6f}",
             f"{seconds}",
+            "0",  # no pause between two
             f"PATH={self.env['PATH']}",
             "--",
             *ECHO,
         ]
         loops = [self.background(command, stdout=subprocess.PIPE) for _ in range(self.slots)]
-        counts = [loop.communicate(timeout=ANSWER_S)[0].strip() for loop in loops]
-        if not all(counted.isdigit() for counted in counts):
-            raise Failed(f"{self.name}: {counts}; {self.last_words()}")
-        return sum(int(counted) for counted in counts), seconds
+        # the first number of its line is how many it has started
+        counts = [loop.communicate(timeout=ANSWER_S)[0].split()[:1] for loop in loops]
+        if not all(counts):
+            raise Failed(f"{self.name}: a loop has not counted; {self.last_words()}")
+        return sum(int(counted) for [counted] in counts), seconds
 
 
 # Jobs a slot of the first run of a system, by whose rate the others are sized, and its time for the spawn limit.
