@@ -35,9 +35,12 @@ def number(value, decimals=0):
 
 
 def markdown(header, rows):
-    """A table. Columns of numbers are aligned to the right."""
+    """A table. Columns of numbers are aligned to the right. Columns without a figure, as an earlier version of
+    `naq bench` leaves them, are left out."""
     if not rows:
         return ""
+    kept = [at for at in range(len(header)) if any(row[at] != "–" for row in rows)]
+    header, *rows = ([line[at] for at in kept] for line in [header, *rows])
     right = [
         at > 0 and all(re.fullmatch(r"[-–0-9.,×*% ]*(ms|µs|MiB)?", str(row[at])) for row in rows)
         for at in range(len(header))
@@ -66,7 +69,7 @@ def jobs(bench):
     cpu = {(row.get("program"), row["concurrency"]): row for row in bench.get("jobs cpu", [])}
     header = ["slots", "spawn limit, jobs/s", "naq, jobs/s", "of the limit"]
     if cpu:
-        header += ["processor time: of the limit", "next to the job"]
+        header += ["CPU: of the limit", "CPU next to the job"]
     rows = []
     for row in usual + others:
         slots = cell(row, "concurrency") + (f", {row['program']}" if row in others else "")
@@ -83,10 +86,7 @@ def table_of(bench, table, first, columns):
     rows = []
     for row in bench.get(table, []):
         rows.append([row[first[0]], *(cell(row, column, *form) for column, _, form in columns)])
-    # a column that no row has, as in figures of an earlier version, is left out
-    kept = [0, *(at for at in range(1, len(columns) + 1) if any(row[at] != "–" for row in rows))]
-    header = [first[1], *(heading for _, heading, _ in columns)]
-    return markdown([header[at] for at in kept], [[row[at] for at in kept] for row in rows])
+    return markdown([first[1], *(heading for _, heading, _ in columns)], rows)
 
 
 RATE, RATIO, MS, US_FINE = (0, ""), (2, ""), (2, " ms"), (3, " ms")
@@ -375,7 +375,7 @@ def cpu_plot(bench):
     rows = []
     for row in usual + others:
         parts = ("child_us", "worker_us", "spawners_us", "server_us", "producer_us")
-        if all(part in row for part in parts):
+        if all(part in row for part in (*parts, "limit_us")):
             name = slots_of(row) + (", static program" if row in others else "")
             rows.append((name, [row[part] for part in parts], row["limit_us"]))
     if not rows:
