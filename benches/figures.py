@@ -466,6 +466,8 @@ def take(figures, bench_files, peers_file):
             if not line.startswith("{"):
                 continue
             row = json.loads(line)
+            if "error" in row:
+                raise SystemExit(f"{file}: a verb failed: {row['error']}")
             if "bench" not in row:
                 continue
             name = row.pop("bench")
