@@ -202,6 +202,51 @@ fn what_no_client_can_read_is_outlived() {
     assert_eq!(rejected.count(), 2, "{seen:#?}");
 }
 
+/// A filter of states that only records have: the server sends such a watcher nothing of the queues, so what no client
+/// can read costs it no connection.
+#[test]
+fn ends_are_followed_without_the_messages_of_queues() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let ends = follow(&naq, &["--state", "running,succeeded,failed"]);
+    naq.raw().publish_with_headers(
+        b"naq.queue.build",
+        b"NATS/1.0\r\nA: b\rc\r\n\r\n",
+        br#"{"command":"true"}"#,
+    );
+    let marker = path(&naq, "once");
+    let script = format!("[ -e {marker} ] || {{ touch {marker}; exit 9; }}; exit 3");
+    let job = naq.publish(
+        "build",
+        serde_json::json!({
+            "script": script, "max_retries": 1, "retry_delay": 1, "retry_jitter": false,
+        })
+        .to_string(),
+    );
+    naq.wait_ended(&job);
+    let seen = events(&ends.expect_stdout(r#""state":"failed""#));
+    let life: Vec<(&str, &str)> = seen
+        .iter()
+        .filter(|event| event["job_id"] == job.as_str())
+        .map(|event| {
+            let state = |field: &str| event[field].as_str().unwrap_or("-");
+            (state("previous_state"), state("state"))
+        })
+        .collect();
+    // it was queued twice, although no event said so
+    assert_eq!(
+        life,
+        [
+            ("queued", "running"),
+            ("queued", "running"),
+            ("running", "failed")
+        ]
+    );
+    let errors = ends.stderr_text();
+    assert!(!errors.contains("the connection was lost"), "{errors}");
+}
+
 /// A queue that was made before the server was asked to repeat what comes into it.
 #[test]
 fn an_older_queue_has_events_once_it_is_used() {

@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::filter::JobFilter;
 use super::unclaimed::record_of;
 use super::{Client, ClientError, RecordSummary};
-use naq_jetstream::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, MessageState, RecordChange};
+use naq_jetstream::{
+    BrokerEvent, BrokerEventWatch, EnqueuedMessage, EventScope, MessageState, OutlinedChange,
+};
 use naq_protocol::{JobId, Record, State, Timestamp};
 
 /// How many jobs that have not ended are remembered, to report their previous states.
@@ -42,25 +44,24 @@ impl JobEvent {
         filter.selects_job(&self.record.queue, self.record.state, &self.labels)
     }
 
-    fn new(changed: RecordChange, previous_state: Option<State>) -> JobEvent {
-        let record = &changed.record;
-        let written = record.finished_at().or(record.started_at);
-        let time = changed.time.or(written).unwrap_or(record.enqueue_time);
-        JobEvent::of(changed.record, time, Some(changed.revision), previous_state)
+    fn new(mut changed: OutlinedChange, previous_state: Option<State>) -> JobEvent {
+        JobEvent {
+            time: changed.time,
+            previous_state,
+            labels: changed.outline.take_labels(),
+            revision: Some(changed.revision),
+            record: RecordSummary::of_outline(changed.job_id, changed.outline),
+        }
     }
 
-    fn of(
-        record: Record,
-        time: Timestamp,
-        revision: Option<u64>,
-        previous_state: Option<State>,
-    ) -> JobEvent {
+    /// The event of a message that entered a queue.
+    fn enqueued(record: Record, time: Timestamp, previous_state: Option<State>) -> JobEvent {
         JobEvent {
             time,
             record: RecordSummary::from(&record),
             previous_state,
             labels: record.labels,
-            revision,
+            revision: None,
         }
     }
 }
@@ -71,7 +72,7 @@ impl JobEvent {
 #[non_exhaustive]
 pub enum RecordUpdate<'a> {
     /// A record was stored.
-    Stored(&'a RecordChange),
+    Stored(&'a OutlinedChange),
     /// A record was removed or has expired, or its key has something else than the record of a job that a worker
     /// has seen.
     Removed {
@@ -142,12 +143,12 @@ impl JobEvents {
         }
     }
 
-    fn on_record(&mut self, changed: RecordChange) -> Option<JobEvent> {
+    fn on_record(&mut self, changed: OutlinedChange) -> Option<JobEvent> {
         let previous = match self.memory.on_record(&changed) {
             StateChange::Changed(previous) => previous,
             StateChange::Unchanged => return None,
         };
-        let is_selected = self.filter.matches(&changed.record);
+        let is_selected = self.filter.matches_outline(&changed.outline);
         is_selected.then(|| JobEvent::new(changed, previous))
     }
 
@@ -169,7 +170,7 @@ impl JobEvents {
         let mut record = record_of(&arrived.job_id, &arrived.message);
         record.attempt = arrived.attempts;
         let is_selected = self.filter.matches(&record);
-        is_selected.then(|| JobEvent::of(record, arrived.time, None, previous))
+        is_selected.then(|| JobEvent::enqueued(record, arrived.time, previous))
     }
 }
 
@@ -206,7 +207,7 @@ impl LatestJobEvents {
     /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         while let Some(changed) = self.changes.next().await? {
-            if self.filter.matches(&changed.record) {
+            if self.filter.matches_outline(&changed.outline) {
                 return Ok(Some(JobEvent::new(changed, None)));
             }
         }
@@ -234,10 +235,19 @@ impl Client {
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn events(&self, filter: &JobFilter) -> Result<JobEvents, ClientError> {
+        let sees_queues =
+            filter.may_match_state(State::Queued) || filter.may_match_state(State::Scheduled);
+        let scope = match sees_queues {
+            true => EventScope::All,
+            false => EventScope::Records,
+        };
         Ok(JobEvents {
-            watch: self.broker.watch_events().await?,
+            watch: self.broker.watch_events(scope).await?,
             filter: filter.clone(),
-            memory: LastStates::default(),
+            memory: LastStates {
+                sees_queues,
+                ..LastStates::default()
+            },
             observer: None,
         })
     }
@@ -259,7 +269,11 @@ impl Client {
 
 /// The last known states of jobs that have not ended.
 #[derive(Default)]
-struct LastStates(HashMap<JobId, LastState>);
+struct LastStates {
+    jobs: HashMap<JobId, LastState>,
+    /// Whether messages that enter queues are reported.
+    sees_queues: bool,
+}
 
 #[derive(Clone, Copy)]
 struct LastState {
@@ -278,19 +292,26 @@ enum StateChange {
 
 impl LastStates {
     /// Updates the memory by a record that was stored.
-    fn on_record(&mut self, changed: &RecordChange) -> StateChange {
-        let record = &changed.record;
+    fn on_record(&mut self, changed: &OutlinedChange) -> StateChange {
         let now = LastState {
-            state: record.state(),
-            attempt: record.attempt,
-            time: changed.time,
+            state: changed.outline.state,
+            attempt: changed.outline.attempt,
+            time: Some(changed.time),
         };
-        let before = if record.state().is_terminal() {
-            self.0.remove(&record.job_id)
+        let before = if now.state.is_terminal() {
+            self.jobs.remove(&changed.job_id)
         } else {
-            self.insert(&record.job_id, now)
+            self.insert(&changed.job_id, now)
         };
         match before {
+            // its message has entered the queue in between, which was not reported
+            Some(before)
+                if !self.sees_queues
+                    && now.state == State::Running
+                    && matches!(before.state, State::Retrying | State::Waiting) =>
+            {
+                StateChange::Changed(Some(State::Queued))
+            }
             Some(before) if (before.state, before.attempt) == (now.state, now.attempt) => {
                 StateChange::Unchanged
             }
@@ -303,7 +324,7 @@ impl LastStates {
 
     /// Updates the memory by a message that was enqueued or delayed.
     fn on_message(&mut self, job_id: &JobId, state: State, time: Timestamp) -> StateChange {
-        match self.0.get_mut(job_id) {
+        match self.jobs.get_mut(job_id) {
             // a later record overtook the message, as may happen with several servers
             Some(known) if known.time > Some(time) => StateChange::Changed(None),
             // another message of a job that already has one; or a retry that is due at once, which
@@ -332,11 +353,11 @@ impl LastStates {
     }
 
     fn insert(&mut self, job_id: &JobId, known: LastState) -> Option<LastState> {
-        if self.0.len() >= REMEMBERED_MAX && !self.0.contains_key(job_id) {
+        if self.jobs.len() >= REMEMBERED_MAX && !self.jobs.contains_key(job_id) {
             // previous states are a convenience, so the memory is bounded
-            self.0.clear();
+            self.jobs.clear();
         }
-        self.0.insert(job_id.clone(), known)
+        self.jobs.insert(job_id.clone(), known)
     }
 }
 
@@ -344,17 +365,15 @@ impl LastStates {
 mod tests {
     use super::*;
 
-    fn changed(id: &str, state: State, attempt: u32, previous: u64) -> RecordChange {
-        let record = serde_json::json!({
-            "job_id": id, "queue": "q", "state": state, "attempt": attempt,
-            "enqueue_time": at(0),
-        });
-        RecordChange {
-            record: serde_json::from_value(record).unwrap(),
+    fn changed(id: &str, state: State, attempt: u32, previous: u64) -> OutlinedChange {
+        let record = serde_json::json!({"queue": "q", "state": state, "attempt": attempt});
+        OutlinedChange {
+            job_id: JobId::new(id).unwrap(),
+            outline: serde_json::from_value(record).unwrap(),
             revision: previous + 1,
             previous: Some(previous),
             copy_of: None,
-            time: None,
+            time: at(0),
         }
     }
 
@@ -362,9 +381,32 @@ mod tests {
         Timestamp::from_unix_ms(ms).unwrap()
     }
 
+    fn memory() -> LastStates {
+        LastStates {
+            sees_queues: true,
+            ..LastStates::default()
+        }
+    }
+
+    #[test]
+    fn a_job_that_runs_was_queued_although_its_message_was_not_seen() {
+        let mut memory = LastStates::default();
+        let mut see =
+            |state, attempt, previous| memory.on_record(&changed("a", state, attempt, previous));
+        let from = |state| StateChange::Changed(Some(state));
+        assert_eq!(see(State::Running, 1, 0), from(State::Queued));
+        assert_eq!(see(State::Retrying, 1, 1), from(State::Running));
+        assert_eq!(see(State::Running, 2, 2), from(State::Queued));
+        // after the death of its worker
+        assert_eq!(see(State::Running, 3, 3), from(State::Running));
+        assert_eq!(see(State::Waiting, 3, 4), from(State::Running));
+        assert_eq!(see(State::Running, 4, 5), from(State::Queued));
+        assert_eq!(see(State::Failed, 4, 6), from(State::Running));
+    }
+
     #[test]
     fn an_event_contains_the_previous_state() {
-        let mut memory = LastStates::default();
+        let mut memory = memory();
         let mut see =
             |state, attempt, previous| memory.on_record(&changed("a", state, attempt, previous));
         let from = |state| StateChange::Changed(Some(state));
@@ -374,21 +416,21 @@ mod tests {
         assert_eq!(see(State::Retrying, 2, 3), from(State::Running));
         assert_eq!(see(State::Failed, 3, 4), from(State::Retrying));
         assert_eq!(see(State::Running, 1, 5), StateChange::Changed(None));
-        assert_eq!(memory.0.len(), 1);
+        assert_eq!(memory.jobs.len(), 1);
     }
 
     #[test]
     fn the_memory_of_last_states_is_bounded() {
-        let mut memory = LastStates::default();
+        let mut memory = memory();
         for number in 0..REMEMBERED_MAX * 2 + 10 {
             memory.on_record(&changed(&number.to_string(), State::Running, 1, 0));
         }
-        assert!(memory.0.len() <= REMEMBERED_MAX);
+        assert!(memory.jobs.len() <= REMEMBERED_MAX);
     }
 
     #[test]
     fn an_enqueued_message_is_an_event_only_if_the_state_changes() {
-        let mut memory = LastStates::default();
+        let mut memory = memory();
         let id = JobId::new("a").unwrap();
         let from = |state| StateChange::Changed(Some(state));
         let see = |memory: &mut LastStates, state, ms| memory.on_message(&id, state, at(ms));
@@ -403,7 +445,7 @@ mod tests {
         );
         assert_eq!(see(&mut memory, State::Queued, 3), from(State::Scheduled));
         let mut ran = changed("a", State::Running, 1, 0);
-        ran.time = Some(at(5));
+        ran.time = at(5);
         assert_eq!(memory.on_record(&ran), from(State::Queued));
         // another message of the job, and one that a later record overtook
         assert_eq!(see(&mut memory, State::Queued, 6), StateChange::Unchanged);
@@ -412,7 +454,7 @@ mod tests {
             StateChange::Changed(None)
         );
         let mut retrying = changed("a", State::Retrying, 1, 6);
-        retrying.time = Some(at(7));
+        retrying.time = at(7);
         assert_eq!(memory.on_record(&retrying), from(State::Running));
         assert_eq!(see(&mut memory, State::Queued, 8), from(State::Retrying));
         let again = changed("a", State::Running, 2, 7);

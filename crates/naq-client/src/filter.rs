@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use naq_protocol::units::excerpt;
-use naq_protocol::{QueueName, Record, State};
+use naq_protocol::{QueueName, Record, RecordOutline, State};
 
 /// A required label: `key=value`, or `key` for any value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,11 @@ impl JobFilter {
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
         self.selects_job(&record.queue, record.state(), &record.labels)
+    }
+
+    /// Returns whether a job is selected of whose record the outline was read.
+    pub(super) fn matches_outline(&self, outline: &RecordOutline) -> bool {
+        self.selects_job(&outline.queue, outline.state, outline.labels())
     }
 
     pub(super) fn selects_job(

@@ -140,11 +140,11 @@ pub use naq_core::{
     StartDelay, StartDelayError, WaitCause,
 };
 pub use naq_jetstream::{
-    AccountNames, AuditWriter, Blocker, BrokerError, BrokerErrorKind, CheckedLayout,
-    CheckedOperation, ConnectFailure, ConnectOptions, ConnectionState, DeadLetter,
-    DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole,
-    NewJob, NoJetStream, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordBucketState, RecordChange, RecordChangeDelivery, RecordOutline, RecordRevisions, Remedy,
+    AccountNames, AuditWriter, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation,
+    ConnectFailure, ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial,
+    DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream,
+    OutlinedChange, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
+    RecordBucketState, RecordChange, RecordChangeDelivery, RecordRevisions, Remedy,
     ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
     SINGLE_JOB_QUEUE, SettingDifference, StorageUsage, StoreFileError, StoredFile, UserKey,
     UsersConfig, needed_role,
@@ -155,10 +155,10 @@ pub use naq_jetstream::{
     read_file, read_text_file, socket_users, text_of_file,
 };
 pub use naq_protocol::{
-    Argument, Artifact, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn,
+    Argument, Artifact, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, Blocker,
     CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError, FileDigest, Flow,
     FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap, QueueName, Reason,
-    Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule, ScheduleId,
-    ScheduleProgress, ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin, Timestamp,
-    UnknownFields, UploadedFile, WorkerInfo, WorkerState, units,
+    Record, RecordOutline, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule,
+    ScheduleId, ScheduleProgress, ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin,
+    Timestamp, UnknownFields, UploadedFile, WorkerInfo, WorkerState, units,
 };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use naq_protocol::{JobId, QueueName, Reason, Record, State};
+use naq_protocol::{JobId, QueueName, Reason, Record, RecordOutline, State};
 
 /// The part of a job's record that both [`JobSummary`](crate::JobSummary) and
 /// [`JobEvent`](crate::JobEvent) contain. In JSON, its fields are the containing object's own.
@@ -47,6 +47,23 @@ impl From<&Record> for RecordSummary {
             exit_code: record.exit_code,
             signal: record.signal,
             rerun_of: record.rerun_of.clone(),
+        }
+    }
+}
+
+impl RecordSummary {
+    /// The summary of a record of which only the outline was read.
+    pub(super) fn of_outline(job_id: JobId, outline: RecordOutline) -> RecordSummary {
+        RecordSummary {
+            job_id,
+            queue: outline.queue,
+            state: outline.state,
+            reason: outline.reason,
+            error: outline.error,
+            attempt: outline.attempt,
+            exit_code: outline.exit_code,
+            signal: outline.signal,
+            rerun_of: outline.rerun_of,
         }
     }
 }

@@ -87,12 +87,10 @@ pub use queues::queue::{QueueInfo, QueueSettings};
 pub use reconcile::{
     BlockedIndexEntry, BlockedIndexKey, BlockedIndexListing, OrphanedMessage, RecordListing,
 };
-pub use records::change::{LatestRecordChanges, RecordChange};
+pub use records::change::{LatestRecordChanges, OutlinedChange, RecordChange};
 pub use records::consumer::{RecordChangeConsumer, RecordChangeDelivery};
-pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage};
-pub use records::outline::{
-    Blocker, OutlinedRecord, RecordBucketState, RecordOutline, RecordOutlines,
-};
+pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, EventScope};
+pub use records::outline::{OutlinedRecord, RecordBucketState, RecordOutlines};
 pub use records::purge_results::ResultsPurgeSummary;
 pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
 pub use request_timings::{RequestKind, RequestObserver};

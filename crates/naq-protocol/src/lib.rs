@@ -78,6 +78,7 @@ mod output;
 mod phase;
 mod planned_fields;
 mod record;
+mod record_outline;
 mod rerun;
 mod retry;
 mod schedule;
@@ -130,6 +131,7 @@ pub use record::{
     BlockedOn, Exception, FAILED_ATTEMPT_TEXT_BYTES_MAX, FAILED_ATTEMPTS_MAX, FailedAttempt,
     INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Preparation, Record, ResourceUsage,
 };
+pub use record_outline::{Blocker, RecordOutline};
 pub use rerun::rerun_envelope;
 pub use retry::{Backoff, RetryDelay};
 pub use schedule::{

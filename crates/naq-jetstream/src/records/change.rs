@@ -7,7 +7,50 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
-use naq_protocol::{Record, Timestamp};
+use naq_protocol::{JobId, Record, RecordOutline, Timestamp};
+
+/// A record that was stored, with some of its fields: as events show it.
+#[derive(Clone, Debug)]
+pub struct OutlinedChange {
+    /// The job.
+    pub job_id: JobId,
+    /// The outline of the record.
+    pub outline: RecordOutline,
+    /// Its revision: the sequence in the bucket's stream.
+    pub revision: u64,
+    /// The revision before it, 0 if it is the job's first. `None` if that is unknown.
+    pub previous: Option<u64>,
+    /// The revision that it repeats with another TTL. `None` if the record itself changed.
+    pub copy_of: Option<u64>,
+    /// When the server stored it.
+    pub time: Timestamp,
+}
+
+impl OutlinedChange {
+    /// The change by which a message stored a record.
+    pub(crate) fn new(
+        job_id: JobId,
+        outline: RecordOutline,
+        headers: &HeaderMap,
+        revision: u64,
+        time: Timestamp,
+    ) -> OutlinedChange {
+        OutlinedChange {
+            job_id,
+            outline,
+            revision,
+            previous: previous(headers),
+            copy_of: number(headers, crate::headers::COPY_OF),
+            time,
+        }
+    }
+}
+
+/// The revision before a stored record. Each record is written by compare-and-set, whose header states it.
+fn previous(headers: &HeaderMap) -> Option<u64> {
+    number(headers, "Nats-Last-Sequence")
+        .or_else(|| number(headers, "Nats-Expected-Last-Subject-Sequence"))
+}
 
 /// A record that was stored.
 #[derive(Clone, Debug)]
@@ -39,9 +82,7 @@ pub(crate) fn parse_change(
     Some(RecordChange {
         record,
         revision,
-        // each record is written by compare-and-set, whose header states the revision before it
-        previous: number(headers, "Nats-Last-Sequence")
-            .or_else(|| number(headers, "Nats-Expected-Last-Subject-Sequence")),
+        previous: previous(headers),
         copy_of: number(headers, crate::headers::COPY_OF),
         time,
     })
@@ -59,14 +100,20 @@ impl LatestRecordChanges {
     ///
     /// # Errors
     /// Returns an error if the server does not answer.
-    pub async fn next(&mut self) -> Result<Option<RecordChange>, BrokerError> {
+    pub async fn next(&mut self) -> Result<Option<OutlinedChange>, BrokerError> {
         while let Some(message) = self.0.recv().await {
             let message = message?;
-            let time = Timestamp::from_unix_ms(message.time_unix_ms);
-            let change = parse_change(&message.headers, &message.payload, message.sequence, time);
-            if change.is_some() {
-                return Ok(change);
-            }
+            let key = message.subject.rsplit('.').next().map(JobId::new);
+            let (Some(Ok(job_id)), Some(time), Ok(Some(outline))) = (
+                key,
+                Timestamp::from_unix_ms(message.time_unix_ms),
+                RecordOutline::read(&message.payload),
+            ) else {
+                continue;
+            };
+            let (headers, revision) = (&message.headers, message.sequence);
+            let change = OutlinedChange::new(job_id, outline, headers, revision, time);
+            return Ok(Some(change));
         }
         Ok(None)
     }

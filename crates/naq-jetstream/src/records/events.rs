@@ -11,7 +11,7 @@ use async_nats::{HeaderMap, Message};
 use tokio::sync::mpsc;
 
 use super::RETRY_PAUSE;
-use super::change::{RecordChange, parse_change};
+use super::change::OutlinedChange;
 use crate::broker::Broker;
 use crate::connection::connect::RECONNECT_BACKOFF;
 use crate::connection::state::ConnectionWatch;
@@ -24,7 +24,7 @@ use crate::names::Names;
 use crate::stream::stream_api::StoredMessage;
 use crate::stream::stream_reader::{StreamMessage, StreamRead, StreamTip};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
-use naq_protocol::{JobId, Record, Timestamp};
+use naq_protocol::{JobId, RecordOutline, Timestamp};
 
 /// A message of a job that entered a queue, or that is delayed.
 #[derive(Clone, Debug)]
@@ -43,10 +43,10 @@ pub struct EnqueuedMessage {
 #[derive(Debug)]
 pub enum BrokerEvent {
     /// A record was stored.
-    RecordStored(Box<RecordChange>),
+    RecordStored(Box<OutlinedChange>),
     /// A record was stored under another revision, and its job did not change as far as this version can
     /// tell: it has another TTL, or only a later version can read it.
-    RecordReplaced(Box<RecordChange>),
+    RecordReplaced(Box<OutlinedChange>),
     /// A record was removed or has expired, or its key has something else than the record of a job that a worker
     /// has seen.
     RecordRemoved {
@@ -83,9 +83,12 @@ struct EventConnection {
 }
 
 impl EventConnection {
-    async fn open(broker: &Broker) -> Result<EventConnection, BrokerError> {
+    async fn open(broker: &Broker, scope: EventScope) -> Result<EventConnection, BrokerError> {
         let broker = broker.open_observer().await?;
-        let subjects = vec![broker.names.events()];
+        let subjects = vec![match scope {
+            EventScope::All => broker.names.events(),
+            EventScope::Records => broker.names.record_events(),
+        }];
         let mut live = Watch::open(&broker, subjects, parse_event)
             .await?
             .skip_seen();
@@ -102,10 +105,10 @@ impl EventConnection {
     }
 
     /// Opens a connection, and retries until it succeeds.
-    async fn open_with_retry(broker: &Broker) -> EventConnection {
+    async fn open_with_retry(broker: &Broker, scope: EventScope) -> EventConnection {
         let mut failures = 0;
         loop {
-            match EventConnection::open(broker).await {
+            match EventConnection::open(broker, scope).await {
                 Ok(connection) => return connection,
                 Err(error) => tracing::debug!("cannot open the connection for events yet: {error}"),
             }
@@ -115,9 +118,19 @@ impl EventConnection {
     }
 }
 
-/// A watch on all records and queues.
+/// What a watch receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventScope {
+    /// Changes of records, and messages that enter queues.
+    All,
+    /// Changes of records: the server sends nothing of the queues.
+    Records,
+}
+
+/// A watch on all records, and on queues if its scope has them.
 pub struct BrokerEventWatch {
     broker: Broker,
+    scope: EventScope,
     link: ConnectionWatch,
     connection: EventConnection,
     /// Everything up to this revision was seen. Behind the live watch's position only while the
@@ -204,7 +217,7 @@ impl BrokerEventWatch {
     /// stays: what was stored between the two connections has to be read.
     async fn reconnect(&mut self) -> StreamTip {
         let position = self.connection.live.position();
-        self.connection = EventConnection::open_with_retry(&self.broker).await;
+        self.connection = EventConnection::open_with_retry(&self.broker, self.scope).await;
         let tip = StreamTip {
             last_sequence: self.connection.live.position(),
             created_at: self.connection.created_at,
@@ -311,27 +324,29 @@ fn stored(
     time: Option<Timestamp>,
     seen: u64,
 ) -> Option<BrokerEvent> {
-    if let Some(changed) = parse_change(headers, payload, revision, time) {
-        let is_seen = changed.copy_of.is_some_and(|original| original <= seen);
-        let changed = Box::new(changed);
-        return Some(match is_seen {
-            true => BrokerEvent::RecordReplaced(changed),
-            false => BrokerEvent::RecordStored(changed),
-        });
-    }
     let job_id = JobId::new(subject.rsplit('.').next()?).ok()?;
-    let problem = serde_json::from_slice::<Record>(payload).err();
-    let unreadable = problem
-        .zip(time)
-        .and_then(|(problem, time)| Record::unreadable(job_id.clone(), payload, time, &problem));
-    Some(match unreadable {
-        Some(record) => BrokerEvent::RecordReplaced(Box::new(RecordChange {
-            record,
-            revision,
-            previous: None,
-            copy_of: None,
-            time,
-        })),
+    // the server states it in every message that it republishes
+    let time = time.unwrap_or(Timestamp(chrono::DateTime::UNIX_EPOCH));
+    let change = |outline| {
+        let job_id = job_id.clone();
+        Box::new(OutlinedChange::new(
+            job_id, outline, headers, revision, time,
+        ))
+    };
+    let outline = match RecordOutline::read(payload) {
+        Ok(Some(outline)) => {
+            let changed = change(outline);
+            let is_seen = changed.copy_of.is_some_and(|original| original <= seen);
+            return Some(match is_seen {
+                true => BrokerEvent::RecordReplaced(changed),
+                false => BrokerEvent::RecordStored(changed),
+            });
+        }
+        Ok(None) => None,
+        Err(problem) => RecordOutline::unreadable(&job_id, payload, time, &problem),
+    };
+    Some(match outline {
+        Some(unreadable) => BrokerEvent::RecordReplaced(change(unreadable)),
         None => BrokerEvent::RecordRemoved { job_id, revision },
     })
 }
@@ -358,14 +373,15 @@ fn enqueued(names: &Names, message: &StoredMessage) -> Option<EnqueuedMessage> {
 }
 
 impl Broker {
-    /// Watches all records, and the messages that enter queues, from now on.
+    /// Watches all records, and the messages that enter queues if the scope has them, from now on.
     ///
     /// # Errors
     /// Returns an error if the server does not answer.
-    pub async fn watch_events(&self) -> Result<BrokerEventWatch, BrokerError> {
-        let connection = EventConnection::open(self).await?;
+    pub async fn watch_events(&self, scope: EventScope) -> Result<BrokerEventWatch, BrokerError> {
+        let connection = EventConnection::open(self, scope).await?;
         Ok(BrokerEventWatch {
             broker: self.clone(),
+            scope,
             link: self.link.clone(),
             contiguous_up_to: connection.live.position(),
             created_at: connection.created_at,

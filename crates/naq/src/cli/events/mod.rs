@@ -1,18 +1,30 @@
 //! `naq events`
 
 mod hook;
+mod output;
 mod webhook;
 
+use std::future::poll_fn;
 use std::num::NonZero;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use sha2::{Digest, Sha256};
 
 use super::exit::Failure;
-use super::render::{self, Ending};
+use super::render;
 use super::session::Session;
-use naq_client::{Client, JobEvent, JobFilter, LabelFilter};
+use naq_client::{Client, JobFilter, LabelFilter};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{QueueName, State};
+use output::EventOutput;
+
+/// Events with less time than this between them come without a pause.
+const BUSY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long events that come without a pause are collected. No reader of a list notices it.
+const COLLECTION_TIME: Duration = Duration::from_millis(20);
 
 /// Filters of jobs.
 #[derive(Debug, clap::Args)]
@@ -141,9 +153,11 @@ async fn print_stored(
     filter: &JobFilter,
 ) -> Result<u8, Failure> {
     let mut events = client.latest_job_events(filter).await?;
+    let mut output = EventOutput::new(session.json);
     while let Some(event) = events.next().await? {
-        print(session, &event)?;
+        output.add(&event)?;
     }
+    output.flush()?;
     Ok(0)
 }
 
@@ -154,35 +168,56 @@ pub(super) async fn follow(
     filter: &JobFilter,
 ) -> Result<u8, Failure> {
     let mut events = client.events(filter).await?;
+    let mut output = EventOutput::new(session.json);
+    let mut pace = Pace {
+        idle_since: Instant::now(),
+    };
     tracing::debug!("following");
     loop {
-        match events.next().await? {
-            Some(event) => print(session, &event)?,
-            None => render::note(
-                "the connection was lost; enqueues and intermediate states of that time are missing, outcomes are not",
-            ),
+        let event = match events.next().now_or_never() {
+            Some(event) => event?,
+            None => {
+                output.flush()?;
+                pace.wait_for(events.next()).await?
+            }
+        };
+        match event {
+            Some(event) => output.add(&event)?,
+            None => {
+                output.flush()?;
+                render::note(
+                    "the connection was lost; enqueues and intermediate states of that time are missing, outcomes are not",
+                );
+            }
         }
     }
 }
 
-fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
-    if session.json {
-        return render::print_json(event);
+/// Lets events that come without a pause accumulate, also those that a filter leaves out: with many jobs, or with
+/// many followers on the machine of a worker, waking up for an event costs several times what the event does.
+struct Pace {
+    /// Since when no event has been waiting.
+    idle_since: Instant,
+}
+
+impl Pace {
+    async fn wait_for<T>(&mut self, event: impl Future<Output = T>) -> T {
+        let mut event = pin!(event);
+        poll_fn(|context| {
+            let polled = event.as_mut().poll(context);
+            if polled.is_pending() {
+                self.collect_if_busy();
+            }
+            polled
+        })
+        .await
     }
-    let before = event
-        .previous_state
-        .map(|state| format!("{}→", render::state(state)))
-        .unwrap_or_default();
-    let record = &event.record;
-    let error = match &record.error {
-        Some(error) => format!("  {}", render::excerpt(&render::one_line(error), 120)),
-        None => String::new(),
-    };
-    render::print_line(format_args!(
-        "{}  {}  {}  {before}{}{error}",
-        event.time,
-        record.job_id,
-        record.queue,
-        render::outcome(Ending::of_summary(record))
-    ))
+
+    fn collect_if_busy(&mut self) {
+        if self.idle_since.elapsed() < BUSY_INTERVAL {
+            // Not the runtime's timer: its thread would read the connection meanwhile. Nothing else runs on it.
+            std::thread::sleep(COLLECTION_TIME);
+        }
+        self.idle_since = Instant::now();
+    }
 }

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::index::{RecordFacts, RecordIndex};
 use super::query::Query;
 use naq_client::{
-    Blocker, OutlinedRecord, RecordBucketState, RecordChange, RecordObserver, RecordRevisions,
-    RecordUpdate, RevisionBatch, RevisionBound, RevisionsLeft,
+    JobId, OutlinedChange, OutlinedRecord, RecordBucketState, RecordObserver, RecordOutline,
+    RecordRevisions, RecordUpdate, RevisionBatch, RevisionBound, RevisionsLeft, Timestamp,
 };
 
 /// Time after which a record that the bucket does not have is removed from the index. It has usually changed, and
@@ -206,21 +206,10 @@ impl SharedIndex {
             part.read = record.revision;
         }
         match &record.outline {
-            Some(outline) => state.index.put(
-                record.revision,
-                &RecordFacts {
-                    job_id: record.job_id.as_str(),
-                    queue: outline.queue.as_str(),
-                    state: outline.state,
-                    reason: outline.reason,
-                    worker_id: outline.worker_id.as_deref(),
-                    schedule_id: outline.schedule_id.as_ref().map(|id| id.as_str()),
-                    labels: outline.labels(),
-                    blocker: outline.blocker(),
-                    is_rerun: outline.is_rerun(),
-                    time_ms: record.time.unix_ms(),
-                },
-            ),
+            Some(outline) => {
+                let facts = facts(&record.job_id, outline, record.time);
+                state.index.put(record.revision, &facts);
+            }
             None => state.index.remove(record.job_id.as_str(), record.revision),
         }
         true
@@ -325,24 +314,10 @@ impl State {
         false
     }
 
-    fn on_stored(&mut self, change: &RecordChange) {
-        let record = &change.record;
-        let written = change.time.or(record.finished_at()).or(record.started_at);
-        self.index.put(
-            change.revision,
-            &RecordFacts {
-                job_id: record.job_id.as_str(),
-                queue: record.queue.as_str(),
-                state: record.state(),
-                reason: record.reason(),
-                worker_id: record.worker_id.as_deref(),
-                schedule_id: record.schedule_id.as_ref().map(|id| id.as_str()),
-                labels: &record.labels,
-                blocker: Blocker::of(record),
-                is_rerun: record.rerun_of.is_some(),
-                time_ms: written.unwrap_or(record.enqueue_time).unix_ms(),
-            },
-        );
+    fn on_stored(&mut self, change: &OutlinedChange) {
+        let (job_id, time) = (&change.job_id, change.time);
+        self.index
+            .put(change.revision, &facts(job_id, &change.outline, time));
         self.advance(change.revision);
     }
 
@@ -364,6 +339,22 @@ impl State {
             }
             !is_old
         });
+    }
+}
+
+/// What the index keeps of a record.
+fn facts<'r>(job_id: &'r JobId, outline: &'r RecordOutline, time: Timestamp) -> RecordFacts<'r> {
+    RecordFacts {
+        job_id: job_id.as_str(),
+        queue: outline.queue.as_str(),
+        state: outline.state,
+        reason: outline.reason,
+        worker_id: outline.worker_id.as_deref(),
+        schedule_id: outline.schedule_id.as_ref().map(|id| id.as_str()),
+        labels: outline.labels(),
+        blocker: outline.blocker(),
+        is_rerun: outline.is_rerun(),
+        time_ms: time.unix_ms(),
     }
 }
 
@@ -401,34 +392,35 @@ impl RecordRevisions for Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, Outcome, Phase, QueueName, Record, Timestamp};
+    use naq_protocol::{Outcome, Phase, QueueName, Record};
 
     fn at() -> Timestamp {
         Timestamp::from_unix_ms(1_000).unwrap()
     }
 
-    fn change(id: &str, revision: u64) -> RecordChange {
+    fn change(id: &str, revision: u64) -> OutlinedChange {
         let phase = Phase::Finished {
             outcome: Outcome::Succeeded,
             finished_at: at(),
         };
-        let (job, queue) = (JobId::new(id).unwrap(), QueueName::new("q").unwrap());
-        RecordChange {
-            record: Record::new(job, queue, phase, at()),
+        let (job_id, queue) = (JobId::new(id).unwrap(), QueueName::new("q").unwrap());
+        OutlinedChange {
+            outline: RecordOutline::from(&Record::new(job_id.clone(), queue, phase, at())),
+            job_id,
             revision,
             previous: None,
             copy_of: None,
-            time: Some(at()),
+            time: at(),
         }
     }
 
     fn read(id: &str, revision: u64) -> OutlinedRecord {
-        let outline = serde_json::to_value(&change(id, revision).record).unwrap();
+        let change = change(id, revision);
         OutlinedRecord {
-            job_id: JobId::new(id).unwrap(),
+            job_id: change.job_id,
             revision,
-            time: at(),
-            outline: serde_json::from_value(outline).ok(),
+            time: change.time,
+            outline: Some(change.outline),
         }
     }
 
