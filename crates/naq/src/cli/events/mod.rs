@@ -21,7 +21,7 @@ use naq_protocol::{QueueName, State};
 use output::EventOutput;
 
 /// Events with less time than this between them come without a pause.
-const BUSY_INTERVAL: Duration = Duration::from_millis(2);
+const BUSY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long events that come without a pause are collected. No reader of a list notices it.
 const COLLECTION_TIME: Duration = Duration::from_millis(20);
