@@ -65,6 +65,7 @@ OF_AN_ATTEMPT = (
 )
 OUTPUT_BYTES = 64 << 10
 RESULT_TTL = "604800s"
+ENTRY_TTL = "604860s"
 MAX_CRASHES = 3
 TAKEOVER_AFTER = 10  # seconds
 RETURNED_MAX = 3  # times at once; after that the server delivers the message again when `ack_wait` is over
@@ -152,6 +153,7 @@ class Worker:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if record["state"] in TERMINAL:
             headers["Nats-TTL"] = RESULT_TTL
+            await self.index(record)
         subject, data = f"$KV.naq_results.{record['job_id']}", json.dumps(record).encode()
         try:
             return (await self.jetstream.publish(subject, data, headers=headers)).seq
@@ -159,6 +161,12 @@ class Worker:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise Conflict from error
             raise
+
+    async def index(self, record):
+        """The entry by which lists find an unsuccessful job: before its record, and kept for longer."""
+        if record["state"] != "succeeded":
+            key = f"$KV.naq_dependents.unsuccessful.{record['state']}.{record['queue']}.{record['job_id']}"
+            await self.jetstream.publish(key, b"{}", headers={"Nats-TTL": ENTRY_TTL})
 
     async def prepare(self):
         """Creates what is missing, and subscribes to the questions of other programs."""
@@ -245,6 +253,7 @@ class Worker:
             job, marks, problem = f"{self.queue}-seq-{meta.sequence.stream}", {}, f"the job id `{job}` is taken"
             record, revision = await self.read(job)
         if record and record["state"] in TERMINAL:
+            await self.index(record)
             await self.after_end(record)
             return await self.acknowledge(message)
         if problem and self.others:

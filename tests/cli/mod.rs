@@ -28,6 +28,7 @@ mod schedule;
 mod schedule_apply;
 mod times;
 mod ttl;
+mod unsuccessful;
 mod waiting;
 mod words;
 mod worker;

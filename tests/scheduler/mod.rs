@@ -99,7 +99,7 @@ fn progressed(
 }
 
 /// Starts a scheduler and waits until it leads.
-fn scheduler(naq: &Naq, args: &[&str]) -> FollowedCli {
+pub(crate) fn scheduler(naq: &Naq, args: &[&str]) -> FollowedCli {
     let scheduler = naq.cli([&["scheduler"], args].concat()).follow();
     scheduler.expect_stderr("leading");
     scheduler

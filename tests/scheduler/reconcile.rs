@@ -16,7 +16,8 @@ fn keys(naq: &Naq) -> u64 {
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let bucket = jetstream.get_stream("KV_naq_dependents").await.unwrap();
-        bucket.get_info().await.unwrap().state.messages
+        // but the one that says that the index of unsuccessful jobs is complete
+        bucket.get_info().await.unwrap().state.messages - 1
     })
 }
 

@@ -198,6 +198,10 @@ impl Client {
                     && !filter.may_match_state(State::Scheduled),
                 before: search.before.clone(),
                 revisions: search.revisions.clone(),
+                unsuccessful: match filter.states.iter().all(|state| state.is_unsuccessful()) {
+                    true => filter.states.clone(),
+                    false => Vec::new(),
+                },
             })
             .await?;
         let started = Instant::now();

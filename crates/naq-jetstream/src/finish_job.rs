@@ -2,6 +2,7 @@
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::records::unsuccessful::UnsuccessfulRecord;
 use naq_protocol::{Envelope, Record};
 
 /// Whether a job may be in the index of those that wait for a slot of its concurrency key.
@@ -16,7 +17,8 @@ pub enum SlotWaiter {
 impl Broker {
     /// Carries out what follows from a record whose job does not run any more: releases the jobs
     /// that depend on it, removes the job from the indexes of those that wait, and returns its
-    /// slot. Of a job that is to be retried only the slot is returned.
+    /// slot. Of a job that is to be retried only the slot is returned. An unsuccessful job that did not run here, or of
+    /// which that is not known, is added to the index of such jobs, unless it has it.
     ///
     /// The record must have been written before: a dependent that is released earlier would find
     /// this job unfinished and block again. Repeating this does no harm, so a caller that was cut
@@ -33,6 +35,11 @@ impl Broker {
         waiter: SlotWaiter,
     ) -> Result<(), BrokerError> {
         let has_ended = record.state().is_terminal();
+        if waiter == SlotWaiter::MayExist
+            && let Some(unsuccessful) = UnsuccessfulRecord::of(record)
+        {
+            self.index_unsuccessful(&unsuccessful).await?;
+        }
         if record.has_dependents && has_ended {
             self.release_dependents(&record.job_id, record.state())
                 .await?;

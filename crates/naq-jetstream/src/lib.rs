@@ -93,6 +93,7 @@ pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, EventS
 pub use records::outline::{OutlinedRecord, RecordBucketState, RecordOutlines};
 pub use records::purge_results::ResultsPurgeSummary;
 pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
+pub use records::unsuccessful::{UnsuccessfulComparison, UnsuccessfulRecord};
 pub use request_timings::{RequestKind, RequestObserver};
 pub use requests::{ReceivedRequest, RequestSubscription};
 pub use routing::label_routes::{LabelRoute, LabelRouteEvent, LabelRouteWatch, label_route_key};

@@ -1,7 +1,7 @@
 //! All names of subjects, streams, buckets and consumers.
 
 use crate::audit_writer::AuditWriter;
-use naq_protocol::{FileDigest, JobId, QueueName, ScheduleId, check_prefix};
+use naq_protocol::{FileDigest, JobId, QueueName, ScheduleId, State, check_prefix};
 
 /// The names that naq uses on a server, under one prefix. Naqs with different prefixes are
 /// separate.
@@ -265,6 +265,37 @@ impl Names {
     #[must_use]
     pub fn all_flows(&self) -> String {
         format!("$KV.{}_dependents.flow.*.names", self.prefix)
+    }
+
+    /// The keys of dependencies and of those that jobs still wait for, and of jobs that wait for a slot.
+    #[must_use]
+    pub fn blocked_index(&self) -> [String; 2] {
+        let bucket = self.dependents_bucket();
+        [format!("$KV.{bucket}.*.*"), format!("$KV.{bucket}.*.*.*")]
+    }
+
+    /// The key of an unsuccessful job.
+    #[must_use]
+    pub fn unsuccessful(&self, state: State, queue: &QueueName, job: &JobId) -> String {
+        let bucket = self.dependents_bucket();
+        format!("$KV.{bucket}.unsuccessful.{state}.{queue}.{job}")
+    }
+
+    /// The keys of the unsuccessful jobs in a state, of a queue or of all queues.
+    #[must_use]
+    pub fn unsuccessful_in(&self, state: State, queue: Option<&QueueName>) -> String {
+        let bucket = self.dependents_bucket();
+        let queue = queue.map_or("*", QueueName::as_str);
+        format!("$KV.{bucket}.unsuccessful.{state}.{queue}.*")
+    }
+
+    /// The key that says for which records the index of unsuccessful jobs is complete.
+    #[must_use]
+    pub fn unsuccessful_marker(&self) -> String {
+        format!(
+            "$KV.{}.unsuccessful.index.is.complete",
+            self.dependents_bucket()
+        )
     }
 
     /// The bucket of concurrency slots.

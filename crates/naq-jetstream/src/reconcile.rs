@@ -50,7 +50,8 @@ pub struct BlockedIndexEntry {
 /// The entries of the index, read on demand.
 pub struct BlockedIndexListing {
     prefix: String,
-    messages: mpsc::Receiver<Result<StreamMessage, BrokerError>>,
+    /// The keys of each form.
+    messages: [mpsc::Receiver<Result<StreamMessage, BrokerError>>; 2],
 }
 
 impl BlockedIndexListing {
@@ -59,8 +60,15 @@ impl BlockedIndexListing {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<BlockedIndexEntry>, BrokerError> {
-        while let Some(message) = self.messages.recv().await {
-            let message = message?;
+        let [edges, others] = &mut self.messages;
+        loop {
+            let message = match edges.recv().await {
+                Some(message) => message?,
+                None => match others.recv().await {
+                    Some(message) => message?,
+                    None => return Ok(None),
+                },
+            };
             let key = message
                 .subject
                 .strip_prefix(&self.prefix)
@@ -76,7 +84,6 @@ impl BlockedIndexListing {
                 }));
             }
         }
-        Ok(None)
     }
 }
 
@@ -194,10 +201,13 @@ impl Broker {
     pub async fn list_blocked_index(&self) -> Result<BlockedIndexListing, BrokerError> {
         let bucket = self.names.dependents_bucket();
         let prefix = format!("$KV.{bucket}.");
-        let scan = StreamRead::last_per_subject(format!("{prefix}>"));
-        let messages = self
-            .read_stream(&Names::bucket_stream(&bucket), scan)
-            .await?;
+        let stream = Names::bucket_stream(&bucket);
+        // The bucket also has the index of unsuccessful jobs, which may be large.
+        let [edges, others] = self
+            .names
+            .blocked_index()
+            .map(|keys| self.read_stream(&stream, StreamRead::last_per_subject(keys)));
+        let messages = [edges.await?, others.await?];
         Ok(BlockedIndexListing { prefix, messages })
     }
 

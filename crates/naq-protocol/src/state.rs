@@ -84,6 +84,12 @@ impl State {
         }
     }
 
+    /// Whether the job has finished, and not successfully.
+    #[must_use]
+    pub fn is_unsuccessful(self) -> bool {
+        self.is_terminal() && self != State::Succeeded
+    }
+
     /// Whether a record in this state may be replaced by one in the state `next`. Every record may
     /// be written again in its own state, for example with a checkpoint or a cancel request.
     ///

@@ -4,6 +4,7 @@
 //! is the newest of all. Nothing is read that the caller does not ask for. A caller with an index of the
 //! records chooses which of them are read; the positions in the listing are the same with and without it.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -12,13 +13,14 @@ use futures_util::stream::FuturesUnordered;
 
 use super::indexed_scan::{IndexedScan, RecordRevisions, RevisionBound};
 use super::message::{JobMessage, MessageState, delayed_state, job_id_of, job_message};
+use super::unsuccessful_scan::{Listed, UnsuccessfulScan};
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::reverse_scan::{Decode, ReverseScan};
 use crate::stream::stream_api::StoredMessage;
-use naq_protocol::{JobId, QueueName, Record, Timestamp};
+use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 
 /// A position in a listing, from which a later call continues.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +82,9 @@ pub struct JobListOptions {
     pub before: Option<JobCursor>,
     /// The records to list. `None` means all of them.
     pub revisions: Option<Arc<dyn RecordRevisions>>,
+    /// The states of the records that the caller looks for, if it looks for unsuccessful jobs only: other records may
+    /// be left out. Empty means all states.
+    pub unsuccessful: Vec<State>,
 }
 
 /// The record of a job, or else its message.
@@ -102,6 +107,33 @@ pub struct ListedJob {
     pub cursor: JobCursor,
 }
 
+impl PartialEq for ListedJob {
+    fn eq(&self, other: &ListedJob) -> bool {
+        self.cursor == other.cursor
+    }
+}
+
+impl Eq for ListedJob {}
+
+impl PartialOrd for ListedJob {
+    fn partial_cmp(&self, other: &ListedJob) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The order of the listing, the newest being the greatest.
+impl Ord for ListedJob {
+    fn cmp(&self, other: &ListedJob) -> Ordering {
+        self.cursor.cmp(&other.cursor)
+    }
+}
+
+impl Listed for ListedJob {
+    fn stored_at(&self) -> Timestamp {
+        self.changed_at
+    }
+}
+
 /// Jobs, newest change first, read on demand.
 pub struct JobListing {
     before: Option<JobCursor>,
@@ -119,6 +151,8 @@ enum SourceJobs {
     Stream(Box<ReverseScan<ListedJob>>),
     /// The records that an index selects.
     Index(Box<IndexedScan<ListedJob>>),
+    /// The records of unsuccessful jobs.
+    Unsuccessful(Box<UnsuccessfulScan<ListedJob>>),
 }
 
 impl JobListing {
@@ -150,6 +184,7 @@ impl Source {
             self.head = match &mut self.jobs {
                 SourceJobs::Stream(jobs) => jobs.next().await?,
                 SourceJobs::Index(jobs) => jobs.next().await?,
+                SourceJobs::Unsuccessful(jobs) => jobs.next().await?,
             };
             match (&self.head, before) {
                 (Some(head), Some(before)) if head.cursor >= *before => {}
@@ -169,6 +204,12 @@ impl Broker {
     /// position to continue at was removed, or has lost its last messages.
     pub async fn list_jobs(&self, options: &JobListOptions) -> Result<JobListing, BrokerError> {
         let mut wanted: Vec<(String, Decode<ListedJob>)> = Vec::new();
+        if let Some(source) = self.open_unsuccessful(options).await? {
+            return Ok(JobListing {
+                before: options.before.clone(),
+                sources: vec![source],
+            });
+        }
         if !options.only_messages && options.revisions.is_none() {
             wanted.push((
                 Names::bucket_stream(&self.names.results_bucket()),
@@ -230,6 +271,33 @@ impl Broker {
             before: options.before.clone(),
             sources,
         })
+    }
+
+    /// Opens a source of the unsuccessful jobs, if the caller looks for no others. `None` means that all records have
+    /// to be read.
+    async fn open_unsuccessful(
+        &self,
+        options: &JobListOptions,
+    ) -> Result<Option<Source>, BrokerError> {
+        if options.unsuccessful.is_empty() || !options.only_records || options.revisions.is_some() {
+            return Ok(None);
+        }
+        let before = options.before.as_ref();
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let position = before.and_then(|before| before.sequence_in(&stream));
+        let queue = options.queue.as_ref();
+        let scan = self
+            .scan_unsuccessful(&options.unsuccessful, queue, position, decode_record)
+            .await?;
+        let Some(jobs) = scan else {
+            return Ok(None);
+        };
+        let mut source = Source {
+            jobs: SourceJobs::Unsuccessful(Box::new(jobs)),
+            head: None,
+        };
+        source.advance(before).await?;
+        Ok(Some(source))
     }
 
     /// Opens a source of the records that an index selects, from a position on.

@@ -7,3 +7,4 @@ pub(crate) mod find;
 pub(crate) mod indexed_scan;
 pub(crate) mod listing;
 pub(crate) mod message;
+mod unsuccessful_scan;

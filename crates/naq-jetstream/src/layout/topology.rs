@@ -94,7 +94,7 @@ impl Broker {
     /// server refuses the request.
     pub async fn ensure_layout(&self) -> Result<(), BrokerError> {
         let (results, workers, failed, logs, files) = tokio::join!(
-            self.ensure_results(),
+            self.ensure_indexed_results(),
             self.ensure_workers(),
             self.ensure_dead_letters(),
             self.ensure_logs(),
@@ -106,6 +106,12 @@ impl Broker {
 
     pub(crate) async fn ensure_results(&self) -> Result<(), BrokerError> {
         self.ensure_stream(StreamSpec::results(&self.names)).await
+    }
+
+    /// Creates the bucket of records, and begins the index of unsuccessful jobs.
+    pub(crate) async fn ensure_indexed_results(&self) -> Result<(), BrokerError> {
+        self.ensure_results().await?;
+        self.begin_unsuccessful_index().await
     }
 
     pub(crate) async fn ensure_workers(&self) -> Result<(), BrokerError> {

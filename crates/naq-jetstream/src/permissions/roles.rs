@@ -450,6 +450,8 @@ impl Subjects<'_> {
                     Self::bucket(names.schedules_bucket()),
                     Self::bucket(names.schedulers_bucket()),
                     Self::bucket(names.workers_bucket()),
+                    // which has the index of unsuccessful jobs
+                    Self::bucket(names.dependents_bucket()),
                     names.dead_letter_stream(),
                 ],
             ),

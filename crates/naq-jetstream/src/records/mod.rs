@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod outline;
 pub(crate) mod purge_results;
 pub(crate) mod record;
+pub(crate) mod unsuccessful;
 
 use std::time::Duration;
 

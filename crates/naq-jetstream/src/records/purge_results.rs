@@ -133,6 +133,9 @@ impl Broker {
         let removed = self
             .purge_subjects(stream_name, &message.subject, Some(message.sequence + 1))
             .await?;
+        if record.state().is_unsuccessful() {
+            self.remove_unsuccessful(record).await?;
+        }
         Ok(ResultsPurgeSummary {
             jobs: removed,
             bytes: removed * (message.payload.len() + message.subject.len()) as u64,

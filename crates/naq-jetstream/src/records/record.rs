@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::failpoint::failpoint;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
@@ -76,14 +77,27 @@ impl Broker {
         let subject = self.names.record(&record.job_id);
         let payload = Bytes::from(payload);
         let headers = || revision_headers(expected, ttl);
-        match self.put(subject.clone(), headers(), payload.clone()).await {
+        // sent before the record: whatever is lost after it, no record lacks its entry
+        let entry = match record.state().is_unsuccessful() {
+            true => Some(Box::pin(self.send_unsuccessful(record, ttl)).await?),
+            false => None,
+        };
+        if entry.is_some() {
+            failpoint("unsuccessful.sent");
+        }
+        let written = match self.put(subject.clone(), headers(), payload.clone()).await {
             Err(BrokerError::NotFound(_)) => {
                 // no worker has run here yet: the bucket does not exist
-                Box::pin(self.ensure_results()).await?;
+                Box::pin(self.ensure_indexed_results()).await?;
                 Box::pin(self.put(subject, headers(), payload)).await
             }
             written => written,
+        };
+        if let Some(entry) = entry {
+            // A caller that repeats the write because of this error finds the record, and writes the entry again.
+            Box::pin(self.confirm_unsuccessful(entry)).await?;
         }
+        written
     }
 
     async fn put(
@@ -126,6 +140,9 @@ impl Broker {
             };
             if !record.state().is_terminal() {
                 return Ok(Some(record));
+            }
+            if record.state().is_unsuccessful() {
+                self.write_unsuccessful(&record, ttl).await?;
             }
             let revision = message.sequence.to_string();
             let mut headers = revision_headers(message.sequence, ttl);

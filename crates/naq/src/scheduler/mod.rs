@@ -8,6 +8,7 @@
 //! When a tick is due, and what happens to late ones, `naq_core` decides; this room has the clock.
 
 mod clock_check;
+mod complete_index;
 mod error;
 mod fire;
 mod heartbeat;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
+use super::complete_index::{Compare, complete_index};
 use super::leader_lease::LeaderLease;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -69,6 +70,7 @@ pub(super) async fn reconcile_loop(
 ) {
     let mut runs = 0_u64;
     let mut orphans = MessagePositions::new();
+    complete_index(client.broker(), &lease, Compare::First).await;
     loop {
         tokio::time::sleep(interval).await;
         if !lease.is_held() {
@@ -82,6 +84,9 @@ pub(super) async fn reconcile_loop(
             result_ttl,
         };
         let with_records = runs.is_multiple_of(RECORDS_SCAN_INTERVAL);
+        if with_records {
+            complete_index(client.broker(), &lease, Compare::Each).await;
+        }
         match reconciler.run(with_records, &mut orphans).await {
             Ok(summary) if summary == ReconcileSummary::default() => {
                 tracing::debug!("nothing to reconcile")

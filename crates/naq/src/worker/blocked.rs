@@ -80,8 +80,10 @@ impl LeasedDelivery<'_> {
         let may_have_waited = envelope.is_some_and(|envelope| {
             !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some()
         });
+        // of a job that a worker has ended which may have died before it was indexed
+        let may_lack_entry = waiter == SlotWaiter::MayExist && record.state().is_unsuccessful();
         // most jobs have nothing to do with others, and pay nothing here
-        if !record.has_dependents && !may_have_waited {
+        if !record.has_dependents && !may_have_waited && !may_lack_entry {
             return Ok(());
         }
         Box::pin(self.persist(|| self.broker().finish_job(record, envelope, waiter))).await
