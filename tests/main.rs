@@ -9,6 +9,7 @@
 /// The root of the repository, for tests that read its files.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
+mod bench;
 mod chaos;
 mod cli;
 mod clients;

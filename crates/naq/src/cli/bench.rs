@@ -8,13 +8,20 @@
 //! to read messages with the time at which the server stored them, and to write schedules by the
 //! hundred thousand.
 
+mod cpu;
 mod enqueue;
 mod http;
 mod jobs;
 mod latency;
 mod memory;
+mod own_server;
 mod process;
+mod program;
+mod records;
 mod schedule;
+mod spawn_limit;
+mod static_program;
+mod throughput;
 mod web;
 
 use clap::Subcommand;
@@ -38,7 +45,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum BenchVerb {
-    /// Measure jobs per second, from enqueue to stored result, and the spawn limit
+    /// Measure jobs per second, from enqueue to stored result, the processor time of each, and the spawn limit
     Jobs {
         /// Numbers of jobs that run at once, separated by commas
         #[arg(
@@ -50,7 +57,12 @@ enum BenchVerb {
         concurrency: Vec<usize>,
     },
     /// Measure enqueues per second, one by one and pipelined, and bare publishes
-    Enqueue,
+    Enqueue {
+        // about as many as a measurement one by one enqueues, so that all measurements fill the stream alike
+        /// Number of jobs of each pipelined measurement
+        #[arg(long, value_name = "COUNT", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        jobs: u32,
+    },
     /// Measure the time from enqueue to stored result on an idle worker, and a cold `naq enqueue`
     Latency,
     /// Measure how late ticks are enqueued, a burst of ticks, and a takeover by another scheduler
@@ -75,20 +87,38 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             "--rounds must be 1 or more and --seconds 0.1 to 600",
         ));
     }
-    if let Some(BenchVerb::Web(web)) = &args.what {
-        web::run(session, &args, *web).await?;
-        return Ok(0);
+    match &args.what {
+        Some(BenchVerb::Web(web)) => {
+            show_machine(session.json, None)?;
+            web::run(session, &args, *web).await?;
+        }
+        _ => on_the_users_server(session, &args).await?,
     }
-    let (client, _managed) = session.connect_or_start().await?;
-    let bench = process::Bench::start(session, client, args.rounds, args.seconds).await?;
+    Ok(0)
+}
+
+/// Runs the measurements that need no server of their own.
+async fn on_the_users_server(session: &Session, args: &Args) -> Result<(), Failure> {
+    let (client, managed) = session.connect_or_start().await?;
+    let mut bench = process::Bench::start(session, client, args.rounds, args.seconds).await?;
+    let server = managed
+        .as_ref()
+        .map(crate::local_server::ManagedServer::pid);
+    bench.server_pids = server
+        .and_then(|pid| pid.try_into().ok())
+        .into_iter()
+        .collect();
+    show_machine(session.json, Some(bench.client.server()))?;
     let all = args.what.is_none();
     if let Some(BenchVerb::Jobs { concurrency }) = &args.what {
         jobs::run(&bench, concurrency).await?;
     } else if all {
         jobs::run(&bench, &[1, 4, 16, 64]).await?;
     }
-    if all || matches!(args.what, Some(BenchVerb::Enqueue)) {
-        enqueue::run(&bench).await?;
+    if let Some(BenchVerb::Enqueue { jobs }) = args.what {
+        enqueue::run(&bench, jobs).await?;
+    } else if all {
+        enqueue::run(&bench, 50_000).await?;
     }
     if all || matches!(args.what, Some(BenchVerb::Latency)) {
         latency::run(&bench).await?;
@@ -103,8 +133,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     } else if all {
         memory::run(&bench, 10 << 30).await?;
     }
-    bench.end().await?;
-    Ok(0)
+    bench.end().await
 }
 
 /// The median of measurements.
@@ -126,6 +155,18 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.get(at).copied().unwrap_or(f64::NAN)
 }
 
+/// What a table has in place of a figure that could not be measured. JSON leaves its field out.
+const ABSENT: &str = "-";
+
+/// A figure with so many decimals.
+fn figure(value: f64, decimals: usize) -> String {
+    if value.is_finite() {
+        format!("{value:.decimals$}")
+    } else {
+        ABSENT.to_owned()
+    }
+}
+
 /// Prints figures as a table, or as JSON.
 fn show(
     json: bool,
@@ -138,7 +179,9 @@ fn show(
             let mut figures = serde_json::Map::new();
             for (key, value) in header.iter().zip(row) {
                 let value = match value.parse::<f64>() {
-                    Ok(number) => serde_json::json!(number),
+                    Ok(number) if number.is_finite() => serde_json::json!(number),
+                    Ok(_) => continue,
+                    Err(_) if value == ABSENT => continue,
                     Err(_) => serde_json::json!(value),
                 };
                 figures.insert((*key).to_owned(), value);
@@ -154,4 +197,33 @@ fn show(
         render::print_line("")?;
     }
     Ok(())
+}
+
+/// Prints with `--json` what the figures were measured on, so that a file of them says so.
+///
+/// `server` is absent where each measurement has a server of its own.
+fn show_machine(json: bool, server: Option<String>) -> Result<(), Failure> {
+    if !json {
+        return Ok(());
+    }
+    let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let build = match cfg!(debug_assertions) {
+        true => "debug",
+        false => "release",
+    };
+    let figures: [(&str, serde_json::Value); 5] = [
+        ("processors", processors.into()),
+        ("architecture", std::env::consts::ARCH.into()),
+        ("kernel", kernel.trim().into()),
+        ("naq", env!("CARGO_PKG_VERSION").into()),
+        ("build", build.into()),
+    ];
+    let server = server.map(|server| ("server", server.into()));
+    let figures = figures.into_iter().chain(server);
+    let figures = figures.map(|(name, value)| (name.to_owned(), value));
+    Ok(render::print_json(&Measurement {
+        bench: "machine",
+        figures: figures.collect(),
+    })?)
 }

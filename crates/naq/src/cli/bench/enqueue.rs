@@ -10,10 +10,6 @@ use crate::cli::exit::Failure;
 use naq_client::{NewJob, QueueSettings};
 use naq_protocol::Envelope;
 
-/// Number of jobs of each pipelined measurement: about as many as a measurement one by one enqueues,
-/// so that all measurements fill the stream alike.
-const PIPELINED_JOBS: u32 = 50_000;
-
 /// The envelope that every measurement publishes.
 const PAYLOAD: &[u8] = br#"{"command":"./script.sh","args":["one","two"]}"#;
 
@@ -29,7 +25,8 @@ struct Rates {
     command_line: Vec<f64>,
 }
 
-pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
+/// Measures, with so many jobs in each pipelined measurement.
+pub(super) async fn run(bench: &Bench, jobs: u32) -> Result<(), Failure> {
     let queue = bench.client.queue(bench.queue.as_str())?;
     queue.add(&QueueSettings::default()).await?;
     let mut rates = Rates::default();
@@ -40,15 +37,15 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         queue.purge().await?;
         rates
             .bare_pipelined
-            .push(publish_pipelined(bench, false).await?);
+            .push(publish_pipelined(bench, jobs, false).await?);
         queue.purge().await?;
         rates
             .bare_with_subjects
-            .push(publish_pipelined(bench, true).await?);
+            .push(publish_pipelined(bench, jobs, true).await?);
         queue.purge().await?;
-        rates.pipelined.push(enqueue_in_bulk(bench).await?);
+        rates.pipelined.push(enqueue_in_bulk(bench, jobs).await?);
         queue.purge().await?;
-        rates.command_line.push(enqueue_file(bench).await?);
+        rates.command_line.push(enqueue_file(bench, jobs).await?);
         queue.purge().await?;
     }
     show(
@@ -85,34 +82,38 @@ async fn enqueue_one_by_one(bench: &Bench) -> Result<f64, Failure> {
     Ok(rate(count, begun))
 }
 
-async fn publish_pipelined(bench: &Bench, subject_for_each: bool) -> Result<f64, Failure> {
+async fn publish_pipelined(
+    bench: &Bench,
+    jobs: u32,
+    subject_for_each: bool,
+) -> Result<f64, Failure> {
     let (broker, payload) = (bench.client.broker(), Bytes::from_static(PAYLOAD));
     let begun = Instant::now();
     broker
-        .publish_unchecked_pipelined(&bench.queue, &payload, PIPELINED_JOBS, subject_for_each)
+        .publish_unchecked_pipelined(&bench.queue, &payload, jobs, subject_for_each)
         .await?;
-    Ok(rate(PIPELINED_JOBS, begun))
+    Ok(rate(jobs, begun))
 }
 
-async fn enqueue_in_bulk(bench: &Bench) -> Result<f64, Failure> {
+async fn enqueue_in_bulk(bench: &Bench, jobs: u32) -> Result<f64, Failure> {
     let payload = Bytes::from_static(PAYLOAD);
     let begun = Instant::now();
     let mut bulk = bench.client.bulk();
-    for _ in 0..PIPELINED_JOBS {
+    for _ in 0..jobs {
         bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
             .await?;
         bulk.take_confirmed();
     }
     bulk.finish().await?;
-    Ok(rate(PIPELINED_JOBS, begun))
+    Ok(rate(jobs, begun))
 }
 
 /// Measures the whole process of `naq enqueue --file`: it starts, reads, checks, sends and waits
 /// for the confirmations.
-async fn enqueue_file(bench: &Bench) -> Result<f64, Failure> {
+async fn enqueue_file(bench: &Bench, jobs: u32) -> Result<f64, Failure> {
     let file = bench.file(
         "envelopes.ndjson",
-        &[PAYLOAD, b"\n"].concat().repeat(PIPELINED_JOBS as usize),
+        &[PAYLOAD, b"\n"].concat().repeat(jobs as usize),
     )?;
     let begun = Instant::now();
     let enqueue = [
@@ -126,7 +127,7 @@ async fn enqueue_file(bench: &Bench) -> Result<f64, Failure> {
     if bench.spawn_naq(&enqueue).wait().await.end != naq_runner::Termination::Exited(0) {
         return Err(Failure::general("naq enqueue --file failed"));
     }
-    Ok(rate(PIPELINED_JOBS, begun))
+    Ok(rate(jobs, begun))
 }
 
 /// Compares the medians of naq with those of bare publishes.

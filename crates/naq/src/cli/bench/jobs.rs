@@ -1,116 +1,174 @@
-//! Measures jobs per second, from enqueue to stored result, and compares them with the rate at which
-//! this machine can start processes without naq.
+//! Measures jobs per second, from enqueue to stored result, and what a job costs each process, and compares
+//! both with the rate at which this machine can start processes without naq.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::cpu::CpuTime;
 use super::process::Bench;
-use super::{median, show};
+use super::program::JobProgram;
+use super::spawn_limit::SpawnLimit;
+use super::throughput::{Load, Throughput};
+use super::{figure, median, show};
 use crate::cli::exit::Failure;
-use naq_client::NewJob;
-use naq_runner::{SPAWN_LIMIT_ARGUMENT, monotonic};
+use crate::cli::render;
 
-/// The program that every job runs.
-const PROGRAM: &str = "/bin/true";
-
-/// Interval at which the queue's depth is read while the worker runs its jobs. A request costs the
-/// server about 0.1 ms.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A program at a number of slots, and what was measured.
+struct Case {
+    program: JobProgram,
+    concurrency: usize,
+    limits: Vec<SpawnLimit>,
+    jobs: Vec<Throughput>,
+}
 
 pub(super) async fn run(bench: &Bench, concurrencies: &[usize]) -> Result<(), Failure> {
-    let mut limits = vec![Vec::new(); concurrencies.len()];
-    let mut rates = vec![Vec::new(); concurrencies.len()];
+    let mut cases = cases(bench, concurrencies).await?;
     for _ in 0..bench.rounds {
-        for (at, concurrency) in concurrencies.iter().enumerate() {
-            let limit = spawn_limit(bench, *concurrency).await?;
-            limits[at].push(limit);
-            rates[at].push(jobs(bench, *concurrency, limit).await?);
+        for case in &mut cases {
+            let limit =
+                SpawnLimit::measure(bench, case.concurrency, &case.program, Duration::ZERO).await?;
+            case.limits.push(limit);
+            let count = job_count(bench, limit.per_s);
+            let jobs = run_jobs(bench, case.concurrency, count, &case.program).await?;
+            case.jobs.push(jobs);
         }
     }
-    let limits: Vec<f64> = limits.into_iter().map(median).collect();
-    let rates: Vec<f64> = rates.into_iter().map(median).collect();
-    let best = limits.iter().copied().fold(f64::NAN, f64::max);
-    let rows: Vec<Vec<String>> = concurrencies
+    show_rates(bench, &cases)?;
+    show_cpu(bench, &cases)
+}
+
+/// The usual program at each number of slots, and a static one at the largest.
+async fn cases(bench: &Bench, concurrencies: &[usize]) -> Result<Vec<Case>, Failure> {
+    let case = |program: &JobProgram, concurrency: usize| Case {
+        program: program.clone(),
+        concurrency,
+        limits: Vec::new(),
+        jobs: Vec::new(),
+    };
+    let usual = JobProgram::usual();
+    let mut cases: Vec<Case> = concurrencies
         .iter()
-        .zip(limits.iter().zip(&rates))
-        .map(|(concurrency, (limit, rate))| {
-            vec![
-                concurrency.to_string(),
-                format!("{limit:.0}"),
-                format!("{rate:.0}"),
-                format!("{:.2}", rate / limit),
-                format!("{:.2}", rate / best),
-            ]
-        })
+        .map(|slots| case(&usual, *slots))
         .collect();
-    show(
-        bench.json,
-        "jobs",
-        &[
-            "concurrency",
-            "spawn_limit_per_s",
-            "jobs_per_s",
-            "of_limit",
-            "of_best_limit",
-        ],
-        &rows,
-    )
-}
-
-/// Measures how many processes per second this machine can start, capture and reap without naq.
-async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> {
-    // Late enough that all loops have been started by then.
-    let start = monotonic() + Duration::from_millis(300);
-    let start = start.as_secs_f64().to_string();
-    let seconds = bench.seconds.to_string();
-    let loops: Vec<_> = (0..concurrency)
-        .map(|_| {
-            let env = bench.job_env.iter().map(String::as_str);
-            let mut args = vec![SPAWN_LIMIT_ARGUMENT, &start, &seconds];
-            args.extend(env.chain(["--", PROGRAM]));
-            bench.spawn_naq(&args)
-        })
-        .collect();
-    let mut count = 0_u32;
-    for one in loops {
-        let ended = one.wait().await;
-        count += String::from_utf8_lossy(&ended.stdout.head)
-            .trim()
-            .parse::<u32>()
-            .map_err(|_| {
-                Failure::general("the loop that measures the spawn limit could not start a process")
-            })?;
+    match JobProgram::nothing(bench).await? {
+        Ok(nothing) => {
+            let most = concurrencies.iter().copied().max().unwrap_or(1);
+            cases.push(case(&nothing, most));
+        }
+        Err(reason) => render::note(format_args!(
+            "without the row of a static program: {reason}"
+        )),
     }
-    Ok(f64::from(count) / bench.seconds)
+    Ok(cases)
 }
 
-/// Measures jobs per second. Enqueues as many jobs as should run in the duration of a measurement.
-async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Failure> {
+/// As many jobs as should run in the duration of a measurement.
+fn job_count(bench: &Bench, limit_per_s: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a count of jobs"
     )]
-    let count = (limit * bench.seconds * 0.8).clamp(100.0, 1e6) as u32;
-    rate(bench, concurrency, count).await
+    let count = (limit_per_s * bench.seconds * 0.8).clamp(20.0, 1e6) as u32;
+    count
 }
 
-/// Runs this many jobs on a new worker. Returns how many a second.
-pub(super) async fn rate(bench: &Bench, concurrency: usize, count: u32) -> Result<f64, Failure> {
+/// Runs this many jobs on a new worker.
+pub(super) async fn run_jobs(
+    bench: &Bench,
+    concurrency: usize,
+    count: u32,
+    program: &JobProgram,
+) -> Result<Throughput, Failure> {
     let worker = bench.worker(concurrency).await?;
-    let payload = bytes::Bytes::from(format!(r#"{{"command":"{PROGRAM}"}}"#));
-    let begun = Instant::now();
-    let mut bulk = bench.client.bulk();
-    for _ in 0..count {
-        bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
-            .await?;
-    }
-    bulk.finish().await?;
-    // A worker acknowledges a job after its outcome is recorded, so an empty queue means that all
-    // results are stored.
-    while bench.client.broker().queue_messages(&bench.queue).await? > 0 {
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-    let rate = f64::from(count) / begun.elapsed().as_secs_f64();
+    let payload = program.payload()?;
+    let load = Load {
+        workers: std::slice::from_ref(&worker),
+        queues: std::slice::from_ref(&bench.queue),
+    };
+    let measured = load.run(bench, count, |_| payload.clone()).await?;
     worker.end().await;
-    Ok(rate)
+    Ok(measured)
+}
+
+fn show_rates(bench: &Bench, cases: &[Case]) -> Result<(), Failure> {
+    let limit = |case: &Case| SpawnLimit::median(&case.limits).per_s;
+    let row = |case: &Case| {
+        let of_program = cases
+            .iter()
+            .filter(|one| one.program.name == case.program.name);
+        let best = of_program.map(limit).fold(f64::NAN, f64::max);
+        let rate = median(case.jobs.iter().map(|jobs| jobs.per_s).collect());
+        vec![
+            case.program.name.clone(),
+            case.concurrency.to_string(),
+            figure(limit(case), 0),
+            figure(rate, 0),
+            figure(rate / limit(case), 2),
+            figure(rate / best, 2),
+        ]
+    };
+    let header = [
+        "program",
+        "concurrency",
+        "spawn_limit_per_s",
+        "jobs_per_s",
+        "of_limit",
+        "of_best_limit",
+    ];
+    show(
+        bench.json,
+        "jobs",
+        &header,
+        &cases.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+fn show_cpu(bench: &Bench, cases: &[Case]) -> Result<(), Failure> {
+    if bench.server_pids.is_empty() {
+        render::note(
+            "nats-server is not a managed one: its processor time, and the sums with it, are left out",
+        );
+    }
+    let row = |case: &Case| {
+        let limit = SpawnLimit::median(&case.limits);
+        let cpu: Vec<CpuTime> = case.jobs.iter().map(|jobs| jobs.cpu).collect();
+        let cpu = CpuTime::median(&cpu);
+        let figures = [
+            limit.total_us(),
+            limit.child_us,
+            limit.parent_us,
+            cpu.total(),
+            cpu.child,
+            cpu.worker,
+            cpu.spawners,
+            cpu.server,
+            cpu.producer,
+            cpu.overhead(),
+        ];
+        let names = [case.program.name.clone(), case.concurrency.to_string()];
+        let figures = figures.map(|microseconds| figure(microseconds, 0));
+        let of_limit = figure(limit.total_us() / cpu.total(), 2);
+        names.into_iter().chain(figures).chain([of_limit]).collect()
+    };
+    let header = [
+        "program",
+        "concurrency",
+        "limit_us",
+        "limit_child_us",
+        "limit_parent_us",
+        "naq_us",
+        "child_us",
+        "worker_us",
+        "spawners_us",
+        "server_us",
+        "producer_us",
+        "overhead_us",
+        "of_limit",
+    ];
+    show(
+        bench.json,
+        "jobs cpu",
+        &header,
+        &cases.iter().map(row).collect::<Vec<_>>(),
+    )
 }

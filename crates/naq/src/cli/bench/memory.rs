@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cpu::children;
 use super::process::Bench;
 use super::show;
 use crate::cli::exit::Failure;
@@ -10,7 +11,7 @@ use naq_protocol::{Envelope, State};
 
 pub(super) async fn run(bench: &Bench, output_bytes: u64) -> Result<(), Failure> {
     let worker = bench.worker(4).await?;
-    let pid = worker.info.pid;
+    let pid = worker.pid;
     let idle = tree_bytes(pid);
     let queue = bench.client.queue(bench.queue.as_str())?;
     let count = output_bytes.to_string();
@@ -53,16 +54,8 @@ pub(super) async fn run(bench: &Bench, output_bytes: u64) -> Result<(), Failure>
 /// Proportional set size (`Pss` of `smaps_rollup`, which divides shared pages among the processes
 /// that map them) of a worker and its spawners, in bytes.
 fn tree_bytes(pid: u32) -> u64 {
-    let children =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    std::iter::once(pid)
-        .chain(
-            children
-                .split_whitespace()
-                .filter_map(|pid| pid.parse().ok()),
-        )
-        .map(pss_bytes)
-        .sum()
+    let pids = std::iter::once(pid).chain(children(pid));
+    pids.map(pss_bytes).sum()
 }
 
 /// Proportional set size of one process, in bytes. 0 if it cannot be read.
@@ -73,17 +66,4 @@ pub(super) fn pss_bytes(pid: u32) -> u64 {
         .find_map(|line| line.strip_prefix("Pss:"))
         .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map_or(0, |kib| kib << 10)
-}
-
-/// Processor time that a process has used, in microseconds, to the hundredth of a second. 0 if it cannot be read.
-pub(super) fn cpu_us(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // the name of the program, in parentheses, may contain blanks
-    let Some((_, fields)) = stat.rsplit_once(')') else {
-        return 0;
-    };
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-    // the kernel counts in hundredths of a second for programs, on every architecture that naq runs on
-    ticks * 10_000
 }

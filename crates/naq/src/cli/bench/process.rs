@@ -1,15 +1,16 @@
 //! Processes for the measurements: workers, schedulers, and single `naq` commands. The bench has its
 //! own runner, which starts them as it would start jobs.
 
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Args;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
-use naq_client::{BrokerError, Client, ClientError, write_private_file};
-use naq_protocol::{JobId, QueueName, WorkerInfo};
+use naq_client::{BrokerError, Client, ClientError};
+use naq_protocol::{JobId, QueueName};
 use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
 
 /// Connection, queue and runner, which all measurements share.
@@ -26,6 +27,8 @@ pub(super) struct Bench {
     env: Vec<(String, String)>,
     /// Environment of a worker's jobs, each as `NAME=VALUE`.
     pub(super) job_env: Vec<String>,
+    /// The processes of nats-server. None if naq does not manage it.
+    pub(super) server_pids: Vec<u32>,
     folder: PathBuf,
 }
 
@@ -33,7 +36,7 @@ pub(super) struct Bench {
 const PROCESSES_MAX: usize = 300;
 
 /// Maximum time until a worker is listed.
-const WORKER_READY_MAX: Duration = Duration::from_secs(20);
+const WORKER_READY_MAX: Duration = Duration::from_secs(60);
 
 impl Bench {
     pub(super) async fn start(
@@ -67,44 +70,43 @@ impl Bench {
             folder,
             env: session.environment_for_children(),
             job_env: job_env(session),
+            server_pids: Vec::new(),
         })
     }
 
-    /// A bench whose processes use the managed server of this data folder, whatever the settings say.
-    pub(super) async fn on_own_server(
-        session: &Session,
-        client: Client,
-        args: &Args,
-        data_dir: &Path,
-    ) -> Result<Bench, Failure> {
-        let mut bench = Bench::start(session, client, args.rounds, args.seconds).await?;
-        bench.session_arguments.clear();
-        // the variables and files of the user's own naq may lead to another server
-        bench
-            .env
+    /// Lets the processes see these variables of naq's, and no others: those of the user's own naq, and its
+    /// options, may lead to another server.
+    pub(super) fn use_only(&mut self, variables: &[(&str, String)]) {
+        self.session_arguments.clear();
+        self.env
             .retain(|(name, _)| !name.starts_with("NAQ_") || name == "NAQ_CACHE_DIR");
-        let no_settings = data_dir.join("naq.toml");
-        write_private_file(&no_settings, b"")?;
-        for (name, path) in [("NAQ_DATA_DIR", data_dir), ("NAQ_CONFIG", &no_settings)] {
-            bench
-                .env
-                .push((name.to_owned(), path.display().to_string()));
-        }
-        Ok(bench)
+        self.add_variables(variables);
     }
 
-    /// The process of a program that has been started.
+    /// Adds variables to the environment of the processes.
+    pub(super) fn add_variables(&mut self, variables: &[(&str, String)]) {
+        let variables = variables.iter();
+        self.env
+            .extend(variables.map(|(name, value)| ((*name).to_owned(), value.clone())));
+    }
+
+    /// The process of a program that has been started with these arguments among others. A process in a namespace
+    /// of its own, as the bench's may be, does not know its number outside.
     pub(super) fn pid_of(&self, args: &[&str]) -> Result<u32, Failure> {
-        let wanted: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-        let is_wanted = |pid: &u32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            words.windows(wanted.len()).any(|words| words == wanted)
-        };
-        let names = std::fs::read_dir("/proc")?.flatten();
-        let mut pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.find(is_wanted)
+        let mut pids = pids_with(args)?;
+        pids.next()
             .ok_or_else(|| Failure::general(format!("naq {} does not run", args.join(" "))))
+    }
+
+    /// The process with these arguments that has this number in its own namespace. 0 if none has.
+    pub(super) fn pid_outside(&self, args: &[&str], inside: u32) -> Result<u32, Failure> {
+        let has_number = |pid: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let last = numbers.and_then(|numbers| numbers.split_whitespace().last());
+            last.and_then(|last| last.parse().ok()) == Some(inside)
+        };
+        Ok(pids_with(args)?.find(has_number).unwrap_or_default())
     }
 
     /// Stops the processes, and removes the files and the queue.
@@ -119,55 +121,85 @@ impl Bench {
 
     /// Writes a file for a measurement to read. Returns its path. [`Bench::end`] removes it.
     pub(super) fn file(&self, name: &str, content: &[u8]) -> Result<String, Failure> {
-        std::fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
         std::fs::write(&path, content)?;
         path.to_str()
             .map(str::to_owned)
             .ok_or_else(|| Failure::general("the folder for temporary files is not UTF-8"))
     }
 
+    /// Writes a program, as [`Bench::file`] does.
+    pub(super) fn program_file(&self, name: &str, content: &[u8]) -> Result<String, Failure> {
+        let path = self.file(name, content)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+
     /// Starts this program with the arguments, after the options of this process that set a setting.
     pub(super) fn spawn_naq(&self, args: &[&str]) -> JobHandle {
+        let words = self.naq_words(args);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.spawn(&self.program, &words)
+    }
+
+    /// Starts this program as [`Bench::spawn_naq`] does, with its standard output in a file.
+    pub(super) fn spawn_naq_into(&self, file: &str, args: &[&str]) -> JobHandle {
+        let script = r#"file=$1; shift; exec "$@" > "$file""#;
+        let words = self.naq_words(args);
+        let words = words.iter().map(String::as_str);
+        let shell = ["-c", script, "sh", file, &self.program];
+        let words: Vec<&str> = shell.into_iter().chain(words).collect();
+        self.spawn("/bin/sh", &words)
+    }
+
+    fn naq_words(&self, args: &[&str]) -> Vec<String> {
         let session_arguments: &[String] = match args.first() {
             // The hidden subcommands have no such options.
             Some(first) if first.starts_with("__") => &[],
             _ => &self.session_arguments,
         };
-        let mut command = Command::new(
-            "bench",
-            Program::Path {
-                program: self.program.clone(),
-                args: session_arguments
-                    .iter()
-                    .cloned()
-                    .chain(args.iter().map(|arg| (*arg).to_owned()))
-                    .collect(),
-            },
-        );
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        session_arguments.iter().cloned().chain(args).collect()
+    }
+
+    /// Starts a program.
+    pub(super) fn spawn(&self, program: &str, args: &[&str]) -> JobHandle {
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        let program = Program::Path {
+            program: program.to_owned(),
+            args: args.collect(),
+        };
+        let mut command = Command::new("bench", program);
         command.env = self.env.clone();
         self.runner.start_job(command)
     }
 
     /// Starts a worker of the bench's queue and waits until it is listed.
     pub(super) async fn worker(&self, concurrency: usize) -> Result<Worker, Failure> {
+        let queue = std::slice::from_ref(&self.queue);
+        self.worker_of(queue, concurrency, &[]).await
+    }
+
+    /// Starts a worker of these queues, with further options, and waits until it is listed.
+    pub(super) async fn worker_of(
+        &self,
+        queues: &[QueueName],
+        concurrency: usize,
+        options: &[String],
+    ) -> Result<Worker, Failure> {
         let name = JobId::generate().to_string();
         let count = concurrency.to_string();
-        let args = [
-            "worker",
-            self.queue.as_str(),
-            "--name",
-            &name,
-            "--concurrency",
-            &count,
-            "--quiet",
-        ];
+        let mut args = vec!["worker"];
+        args.extend(queues.iter().map(QueueName::as_str));
+        args.extend(["--name", &name, "--concurrency", &count, "--quiet"]);
+        args.extend(options.iter().map(String::as_str));
         let handle = Arc::new(self.spawn_naq(&args));
         let seen = async {
             loop {
                 let workers = self.client.list_workers().await?;
-                if let Some(info) = workers.into_iter().find(|worker| worker.name == name) {
-                    return Ok::<_, Failure>(info);
+                if workers.iter().any(|worker| worker.name == name) {
+                    return Ok::<_, Failure>(());
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -178,11 +210,28 @@ impl Bench {
                 String::from_utf8_lossy(&ended.stderr.head)
             ))),
             seen = tokio::time::timeout(WORKER_READY_MAX, seen) => match seen {
-                Ok(info) => Ok(Worker { handle: Arc::clone(&handle), info: info? }),
+                Ok(seen) => {
+                    seen?;
+                    let pid = self.pid_of(&["--name", &name])?;
+                    Ok(Worker { handle: Arc::clone(&handle), pid })
+                }
                 Err(_) => Err(Failure::general("the worker did not come up")),
             },
         }
     }
+}
+
+/// The processes of this machine with these arguments among others.
+fn pids_with(args: &[&str]) -> Result<impl Iterator<Item = u32>, Failure> {
+    let wanted: Vec<Vec<u8>> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+    let is_wanted = move |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.windows(wanted.len()).any(|words| words == wanted)
+    };
+    let names = std::fs::read_dir("/proc")?.flatten();
+    let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(is_wanted))
 }
 
 fn job_env(session: &Session) -> Vec<String> {
@@ -196,7 +245,7 @@ fn job_env(session: &Session) -> Vec<String> {
 /// A worker of the bench's.
 pub(super) struct Worker {
     handle: Arc<JobHandle>,
-    pub(super) info: WorkerInfo,
+    pub(super) pid: u32,
 }
 
 impl Worker {

@@ -151,7 +151,8 @@ impl ScheduleBench<'_> {
             "ms",
         );
         let leads = self.bench.client.fetch_leader().await?;
-        let pid = leads.map_or(0, |leader| leader.pid);
+        let inside = leads.map_or(0, |leader| leader.pid);
+        let pid = self.bench.pid_outside(&["scheduler"], inside)?;
         self.row(
             &format!("{count} schedules: memory of the leader"),
             mib(pss_bytes(pid)),

@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::cpu::process_us;
 use super::http::{Connection, Site, Viewer};
-use super::memory::{cpu_us, pss_bytes};
+use super::memory::pss_bytes;
+use super::own_server::OwnServer;
 use super::process::Bench;
+use super::program::JobProgram;
+use super::records::{Failures, record_id, store_records};
 use super::{Args, jobs, median, quantile, show};
 use crate::cli::exit::Failure;
-use crate::cli::render;
 use crate::cli::session::Session;
-use crate::local_server::ServerConfig;
-use naq_protocol::{Envelope, JobId, Record, State, Timestamp};
+use crate::local_server::SyncInterval;
+use naq_protocol::Envelope;
 use naq_runner::{JobHandle, StopReason};
 
 /// What to measure with.
@@ -54,27 +57,13 @@ const PATHS: &[&str] = &[
 ];
 
 pub(super) async fn run(session: &Session, args: &Args, web: WebArgs) -> Result<(), Failure> {
-    let folder = std::env::temp_dir().join(format!("naq-bench-web-{}", std::process::id()));
-    let mut server = ServerConfig::new(folder.join("server"), session.search());
-    server.remove_data_dir = true;
-    let (client, managed) = session.start_managed(&server).await?;
-    let bench = Bench::on_own_server(session, client, args, &folder).await?;
-    let pid = u32::try_from(managed.pid()).unwrap_or_default();
-    let measured = measure(&bench, web, &folder, pid).await;
-    let ended = bench.end().await;
-    drop(managed);
-    let _ = std::fs::remove_dir_all(&folder);
-    measured?;
-    ended
+    let own = OwnServer::start(session, args, "web", SyncInterval::EverySecond).await?;
+    let measured = measure(&own.bench, web, &own.folder).await;
+    own.end(measured).await
 }
 
-async fn measure(
-    bench: &Bench,
-    web: WebArgs,
-    folder: &Path,
-    server_pid: u32,
-) -> Result<(), Failure> {
-    store_records(bench, web.records).await?;
+async fn measure(bench: &Bench, web: WebArgs, folder: &Path) -> Result<(), Failure> {
+    store_records(bench, web.records, Failures::Some).await?;
     let mut memory = Vec::new();
     let dashboard = Dashboard::start(bench, folder.join("dashboard.token")).await?;
     let indexed_ms = dashboard.wait_indexed(web.records).await?;
@@ -111,7 +100,7 @@ async fn measure(
         .map(|(what, value, unit)| vec![what, format!("{value:.1}"), unit.to_owned()])
         .collect();
     show(bench.json, "web", &["dashboard", "value", "unit"], &rows)?;
-    throughput(bench, web, folder, server_pid).await
+    throughput(bench, web, folder).await
 }
 
 /// A dashboard of the bench's.
@@ -337,24 +326,19 @@ fn show_pages(json: bool, alone: &[Page], watched: &[Page]) -> Result<(), Failur
 
 /// Measures what a job costs without a dashboard, with one that has one open page, and with all viewers: jobs per
 /// second, and the processor time of the server and of the dashboard.
-async fn throughput(
-    bench: &Bench,
-    web: WebArgs,
-    folder: &Path,
-    server_pid: u32,
-) -> Result<(), Failure> {
+async fn throughput(bench: &Bench, web: WebArgs, folder: &Path) -> Result<(), Failure> {
     let counts = [None, Some(1), Some(web.viewers)];
     let mut costs = [const { Vec::new() }; 3];
     for _ in 0..bench.rounds {
         for (viewers, costs) in counts.iter().zip(&mut costs) {
             let Some(viewers) = viewers else {
-                costs.push(JobCost::measure(bench, [server_pid, 0]).await?);
+                costs.push(JobCost::measure(bench, None).await?);
                 continue;
             };
             let dashboard = Dashboard::start(bench, folder.join("dashboard.token")).await?;
             dashboard.wait_indexed(web.records).await?;
             let open = dashboard.viewers(*viewers).await?;
-            costs.push(JobCost::measure(bench, [server_pid, dashboard.pid]).await?);
+            costs.push(JobCost::measure(bench, Some(dashboard.pid)).await?);
             drop(open);
             dashboard.stop().await;
         }
@@ -395,19 +379,20 @@ struct JobCost {
 }
 
 impl JobCost {
-    async fn measure(bench: &Bench, pids: [u32; 2]) -> Result<JobCost, Failure> {
+    async fn measure(bench: &Bench, dashboard: Option<u32>) -> Result<JobCost, Failure> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a count of jobs"
         )]
         let count = (1_500.0 * bench.seconds).max(100.0) as u32;
-        let before = pids.map(cpu_us);
-        let jobs_per_s = jobs::rate(bench, 16, count).await?;
-        let after = pids.map(cpu_us);
-        #[expect(clippy::cast_precision_loss, reason = "shown without digits")]
-        let cpu_us = [0, 1].map(|at| (after[at] - before[at]) as f64 / f64::from(count));
-        Ok(JobCost { jobs_per_s, cpu_us })
+        let used = || dashboard.map_or(0.0, process_us);
+        let before = used();
+        let jobs = jobs::run_jobs(bench, 16, count, &JobProgram::usual()).await?;
+        Ok(JobCost {
+            jobs_per_s: jobs.per_s,
+            cpu_us: [jobs.cpu.server, (used() - before) / f64::from(count)],
+        })
     }
 
     fn median(costs: &[JobCost]) -> JobCost {
@@ -417,75 +402,4 @@ impl JobCost {
             cpu_us: [of(|cost| cost.cpu_us[0]), of(|cost| cost.cpu_us[1])],
         }
     }
-}
-
-/// The id of a stored record.
-fn record_id(at: u32) -> Result<JobId, Failure> {
-    Ok(JobId::new(format!("bench-record-{at}"))?)
-}
-
-/// Stores records: copies of what a worker has recorded of real jobs, most succeeded, of three queues.
-async fn store_records(bench: &Bench, count: u32) -> Result<(), Failure> {
-    let templates = record_templates(bench).await?;
-    let now_ms = render::now().unix_ms();
-    // 100 jobs a second until now
-    let ended = |at: u32| Timestamp::from_unix_ms(now_ms - i64::from(count - at) * 10);
-    let records = (0..count).map(|at| {
-        let template = match at % 100 {
-            0..8 => &templates[1 + (at % 3) as usize],
-            _ => &templates[0],
-        };
-        let id = record_id(at)?;
-        let ended = ended(at).unwrap_or_else(render::now);
-        let payload = copied(template, &id, at, ended)?;
-        Ok::<_, Failure>((id, payload.into()))
-    });
-    // made one by one: together they would be larger than the memory of the dashboard that is measured
-    let mut failure = Ok(());
-    let records = records.map_while(|record| record.map_err(|error| failure = Err(error)).ok());
-    let storing = bench.client.broker().store_records_unchecked(records);
-    storing.await?;
-    failure
-}
-
-/// The records of one job that succeeds, and of three that fail for different reasons.
-async fn record_templates(bench: &Bench) -> Result<Vec<Value>, Failure> {
-    let worker = bench.worker(2).await?;
-    let queue = bench.client.queue(bench.queue.as_str())?;
-    let mut templates = Vec::new();
-    for script in [
-        "echo done",
-        "echo 'connection refused by 10.0.0.7:5432' >&2; exit 1",
-        "echo 'no such file: /data/orders.csv' >&2; exit 2",
-        "kill -SEGV $$",
-    ] {
-        let mut envelope = Envelope::command("sh", ["-c", script]);
-        envelope
-            .labels
-            .insert("team".to_owned(), "billing".to_owned());
-        let job = queue.enqueue(&envelope).await?;
-        let record: Record = bench.client.wait(&job).await?;
-        if (record.state() == State::Succeeded) != templates.is_empty() {
-            return Err(Failure::general(format!("{script}: unexpected outcome")));
-        }
-        let record =
-            serde_json::to_value(&record).map_err(|error| Failure::general(error.to_string()))?;
-        templates.push(record);
-    }
-    worker.end().await;
-    Ok(templates)
-}
-
-/// A record of another job, at another time, in one of three queues.
-fn copied(template: &Value, id: &JobId, at: u32, ended: Timestamp) -> Result<Vec<u8>, Failure> {
-    let mut record = template.clone();
-    record["job_id"] = id.to_string().into();
-    record["queue"] = ["mail", "build", "reports"][(at % 3) as usize].into();
-    let ended = ended.to_string();
-    for field in ["enqueue_time", "started_at", "finished_at"] {
-        if let Some(time) = record.get_mut(field) {
-            *time = ended.clone().into();
-        }
-    }
-    serde_json::to_vec(&record).map_err(|error| Failure::general(error.to_string()))
 }
