@@ -147,19 +147,6 @@ fn memory_is_measured() {
 }
 
 #[test]
-fn the_dashboard_is_measured() {
-    let rows = measure(&["web", "--records=1000", "--viewers=2"]);
-    let names = [
-        "no dashboard",
-        "a dashboard with one live viewer",
-        "a dashboard with 2 live viewers",
-    ];
-    let figures = ["jobs_per_s", "of_without", "server_us_per_job"];
-    assert_table(&rows, "web throughput", "16 slots", &names, &figures);
-    assert!(rows.iter().any(|row| row["bench"] == "web pages"));
-}
-
-#[test]
 fn latency_is_measured_by_hop_and_against_the_floor() {
     let rows = measure(&["latency"]);
     let mut names = vec![
@@ -193,5 +180,76 @@ fn latency_is_measured_by_hop_and_against_the_floor() {
             "result stored: seen by the producer",
         ];
         assert_table(&rows, "latency hops", "hop", &hops, &["p50_ms", "p99_ms"]);
+    }
+}
+
+/// What `naq bench growth` measures, with tiny sizes, and the number of rows.
+const GROWTH: &[(&[&str], usize)] = &[
+    (&["queues", "--queues=3"], 1),
+    (&["output", "--output=4K"], 3),
+    (&["followers", "--followers=2"], 1),
+    (&["records", "--records=200"], 2),
+    (&["schedules", "--lines=20"], 4),
+    (&["labels", "--label-sets=3"], 2),
+    (&["sync"], 2),
+    (&["replicas", "--servers=3"], 1),
+    (&["key", "--workers=2"], 3),
+];
+
+#[test]
+fn what_grows_is_measured() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (args, count) in GROWTH {
+        let rows = measure_with(&naq, &[&["growth"], *args].concat());
+        let growth = assert_growth(&rows, &vec![args[0]; *count]);
+        if let Some(sets) = growth.iter().find(|row| row["unit"] == "sets") {
+            assert_eq!(sets["with"], 3.0, "every label set is served: {sets:#}");
+        }
+    }
+}
+
+/// Asserts that these are the rows of `growth`, and that those about jobs say what a job costs.
+fn assert_growth<'r>(rows: &'r [Value], names: &[&str]) -> Vec<&'r Value> {
+    let figures = ["with", "without", "ratio"];
+    let growth = assert_table(rows, "growth", "growth", names, &figures);
+    for row in &growth {
+        assert!(row["without"].as_f64() > Some(0.0), "{row:#}");
+        assert!(row["ratio"].as_f64() > Some(0.0), "{row:#}");
+        let costs = ["with_us_per_job", "without_us_per_job"];
+        let has_costs = costs.map(|field| row[field].as_f64() > Some(0.0));
+        assert_eq!(has_costs, [row["unit"] == "jobs/s"; 2], "{row:#}");
+    }
+    growth
+}
+
+#[test]
+fn functions_are_measured_cold_and_warm() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let python = [
+        "python, cold",
+        "python, warm by fork",
+        "python, warm by standby",
+    ];
+    assert_functions(&naq, "python", &python);
+    if naq.cli(["runner", "check", "node"]).run().code == Some(0) {
+        let node = ["node, cold", "node, warm by reuse", "node, warm by standby"];
+        assert_functions(&naq, "node", &node);
+    } else {
+        assert!(!crate::harness::is_required(), "node does not work here");
+        crate::harness::skipped("node is not installed");
+    }
+}
+
+/// Asserts that these ways to call a function of a runner are measured, the first of them cold.
+fn assert_functions(naq: &Naq, runner: &str, ways: &[&str]) {
+    let rows = measure_with(naq, &["functions", runner, "--slots=1"]);
+    let figures = ["slots", "calls_per_s", "us_per_call", "p50_ms", "p99_ms"];
+    assert_table(&rows, "functions", "function", ways, &figures);
+    let figures = ["slots", "processes", "processes_pss_mib", "worker_pss_mib"];
+    for row in assert_table(&rows, "functions memory", "warm", &ways[1..], &figures) {
+        assert!(row["processes"].as_f64() > Some(0.0), "{row:#}");
+        assert!(row["processes_pss_mib"].as_f64() > Some(0.0), "{row:#}");
     }
 }

@@ -10,6 +10,8 @@
 
 mod cpu;
 mod enqueue;
+mod functions;
+mod growth;
 mod http;
 mod jobs;
 mod latency;
@@ -77,6 +79,10 @@ enum BenchVerb {
         #[arg(long, value_name = "SIZE", default_value = "10G")]
         output: naq_protocol::units::ByteSize,
     },
+    /// Measure the same work with much of something and with little: queues, output, followers, records …
+    Growth(growth::GrowthArgs),
+    /// Measure calls of Python and Node functions, in processes of their own and in warm ones
+    Functions(functions::FunctionsArgs),
     /// Measure the dashboard with many records and open pages, on a server of its own
     Web(web::WebArgs),
 }
@@ -87,11 +93,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             "--rounds must be 1 or more and --seconds 0.1 to 600",
         ));
     }
+    if matches!(
+        args.what,
+        Some(BenchVerb::Web(_) | BenchVerb::Growth(_) | BenchVerb::Functions(_))
+    ) {
+        show_machine(session.json, None)?;
+    }
     match &args.what {
-        Some(BenchVerb::Web(web)) => {
-            show_machine(session.json, None)?;
-            web::run(session, &args, *web).await?;
-        }
+        Some(BenchVerb::Web(web)) => web::run(session, &args, *web).await?,
+        Some(BenchVerb::Growth(growth)) => growth::run(session, &args, growth).await?,
+        Some(BenchVerb::Functions(functions)) => functions::run(session, &args, functions).await?,
         _ => on_the_users_server(session, &args).await?,
     }
     Ok(0)

@@ -803,6 +803,26 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "bench growth",
+        &[
+            ("Measure everything", "naq bench growth"),
+            (
+                "Measure 50 queues, and 20 followers",
+                "naq bench growth queues followers --queues 50 --followers 20",
+            ),
+        ],
+    ),
+    (
+        "bench functions",
+        &[
+            ("Measure", "naq bench functions"),
+            (
+                "Measure quickly, with 2 warm processes",
+                "naq bench functions --slots 2 --rounds 1 --seconds 0.5",
+            ),
+        ],
+    ),
+    (
         "bench web",
         &[
             ("Measure", "naq bench web"),

@@ -1,0 +1,354 @@
+//! Measures calls of functions, in processes of their own and in warm ones: how many a second, how long one
+//! takes on an idle worker, and the memory of the warm processes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::cpu::{children, descendants};
+use super::memory::pss_bytes;
+use super::own_server::OwnServer;
+use super::process::{Bench, Worker};
+use super::program::payload;
+use super::throughput::{Load, Throughput};
+use super::{Args, figure, median, quantile, show};
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use crate::cli::session::Session;
+use crate::languages::Languages;
+use crate::local_server::SyncInterval;
+use naq_protocol::{Argument, Envelope, JobId, Record, State};
+use naq_runner::Termination;
+
+/// What to measure with.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct FunctionsArgs {
+    /// Runners whose functions are called [default: all of these]
+    #[arg(value_name = "RUNNER", value_parser = ["python", "node"])]
+    runners: Vec<String>,
+    /// Number of calls that run at once, and of warm processes
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    slots: u16,
+}
+
+/// The modules that are called: a function of some microseconds, so that a call costs what calling costs.
+const MODULES: [(&str, &str); 2] = [
+    (
+        "bench_tasks.py",
+        "import json\n\n\ndef count_words(text):\n    return len(text.split())\n",
+    ),
+    (
+        "bench_tasks.mjs",
+        "export const countWords = (text) => text.split(/\\s+/).length;\n",
+    ),
+];
+
+/// What is counted.
+const TEXT: &str = "the quick brown fox jumps over the lazy dog";
+
+/// Time limit for warm processes to be ready.
+const WARM_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Pause before each call whose latency is measured. The worker is to be idle then.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Number of calls at once by which it is estimated how many fit into the time of a measurement.
+const CALLS_MIN: u32 = 16;
+
+/// What a record says if a call ran in a process of its own although warm ones are kept.
+const COLD_WARNING: &str = "and not in a warm one";
+
+/// A way to call a function.
+struct Way {
+    name: &'static str,
+    runner: &'static str,
+    function: &'static str,
+    /// The mode of its warm processes. `None` if each call gets a process of its own.
+    mode: Option<&'static str>,
+}
+
+const WAYS: [Way; 6] = [
+    way("python, cold", "python", None),
+    way("python, warm by fork", "python", Some("fork")),
+    way("python, warm by standby", "python", Some("standby")),
+    way("node, cold", "node", None),
+    way("node, warm by reuse", "node", Some("reuse")),
+    way("node, warm by standby", "node", Some("standby")),
+];
+
+const fn way(name: &'static str, runner: &'static str, mode: Option<&'static str>) -> Way {
+    let function = match runner.as_bytes() {
+        b"python" => "bench_tasks:count_words",
+        _ => "./bench_tasks.mjs:countWords",
+    };
+    Way {
+        name,
+        runner,
+        function,
+        mode,
+    }
+}
+
+/// What was measured of one way.
+#[derive(Default)]
+struct Measured {
+    per_s: Vec<f64>,
+    cpu_us: Vec<f64>,
+    latency_ms: Vec<f64>,
+    /// Memory of the warm processes, and of the worker with its spawners, in MiB.
+    warm_mib: Vec<f64>,
+    tree_mib: Vec<f64>,
+    processes: usize,
+}
+
+pub(super) async fn run(
+    session: &Session,
+    args: &Args,
+    functions: &FunctionsArgs,
+) -> Result<(), Failure> {
+    let own = OwnServer::start(session, args, "functions", SyncInterval::EverySecond).await?;
+    let measured = measure(&own.bench, functions).await;
+    own.end(measured).await
+}
+
+async fn measure(bench: &Bench, functions: &FunctionsArgs) -> Result<(), Failure> {
+    let (slots, runners) = (functions.slots, &functions.runners);
+    let mut ways = Vec::new();
+    for way in WAYS {
+        if !runners.is_empty() && !runners.iter().any(|runner| runner == way.runner) {
+            continue;
+        }
+        let check = bench
+            .spawn_naq(&["runner", "check", way.runner])
+            .wait()
+            .await;
+        match check.end {
+            Termination::Exited(0) => ways.push((way, Measured::default())),
+            _ => render::note(format_args!("without {}: it does not run here", way.name)),
+        }
+    }
+    let folder = write_files(bench)?;
+    for _ in 0..bench.rounds {
+        for (way, measured) in &mut ways {
+            measure_way(bench, &folder, way, slots, measured).await?;
+        }
+    }
+    show_rates(bench, slots, &mut ways)?;
+    show_memory(bench, slots, &ways)
+}
+
+/// Writes the modules, and for each mode a folder of runners that offers no other. Returns the folder.
+fn write_files(bench: &Bench) -> Result<String, Failure> {
+    let mut folder = String::new();
+    for (name, source) in MODULES {
+        let path = bench.file(name, source.as_bytes())?;
+        folder = path.trim_end_matches(name).trim_end_matches('/').to_owned();
+    }
+    let languages =
+        Languages::load(None, |_| None).map_err(|error| Failure::general(error.to_string()))?;
+    for way in WAYS {
+        let (Some(mode), Some(language)) = (way.mode, languages.get(way.runner)) else {
+            continue;
+        };
+        let lines =
+            language
+                .manifest_text()
+                .lines()
+                .map(|line| match line.starts_with("modes = ") {
+                    true => format!("modes = [\"{mode}\"]\n"),
+                    false => format!("{line}\n"),
+                });
+        let into = format!("{}/{}", runners_dir(mode), way.runner);
+        bench.file(
+            &format!("{into}/runner.toml"),
+            lines.collect::<String>().as_bytes(),
+        )?;
+        let shim = language.shim_text().unwrap_or_default();
+        let ending = language.extensions().iter();
+        let ending = ending.map(String::as_str).find(|ending| *ending != "js");
+        let shim_name = format!("{into}/shim.{}", ending.unwrap_or_default());
+        bench.file(&shim_name, shim.as_bytes())?;
+    }
+    Ok(folder)
+}
+
+fn runners_dir(mode: &str) -> String {
+    format!("runners-{mode}")
+}
+
+async fn measure_way(
+    bench: &Bench,
+    folder: &str,
+    way: &Way,
+    slots: u16,
+    measured: &mut Measured,
+) -> Result<(), Failure> {
+    let mut options = vec![format!("--workdir={folder}")];
+    if let Some(mode) = way.mode {
+        options.push(format!("--warm={}={slots}", way.runner));
+        options.push(format!("--runners-dir={folder}/{}", runners_dir(mode)));
+    }
+    if way.mode.is_some() && way.runner == "python" {
+        options.push("--preload=bench_tasks".to_owned());
+    }
+    let queue = std::slice::from_ref(&bench.queue);
+    let worker = bench.worker_of(queue, slots.into(), &options).await?;
+    let call = envelope(way);
+    if way.mode.is_some() {
+        wait_until_warm(bench, &call, way).await?;
+    }
+    let payload = payload(&call)?;
+    measured
+        .latency_ms
+        .extend(latencies(bench, &payload).await?);
+    if way.mode.is_some() {
+        measure_memory(&worker, measured);
+    }
+    let throughput = throughput(bench, &worker, &payload).await?;
+    measured.per_s.push(throughput.per_s);
+    measured.cpu_us.push(throughput.cpu.total());
+    worker.end().await;
+    Ok(())
+}
+
+fn envelope(way: &Way) -> Envelope {
+    let mut call = Envelope::command("", [] as [&str; 0]);
+    call.command = None;
+    call.function = Some(way.function.to_owned());
+    call.runner = Some(way.runner.to_owned());
+    call.args = vec![Argument::from(TEXT)];
+    call
+}
+
+/// Calls until a call runs in a warm process.
+async fn wait_until_warm(bench: &Bench, call: &Envelope, way: &Way) -> Result<(), Failure> {
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    let begun = Instant::now();
+    loop {
+        let job = queue.enqueue(call).await?;
+        let record: Record = bench.client.wait(&job).await?;
+        if record.state() != State::Succeeded {
+            let error = record.error.unwrap_or_default();
+            return Err(Failure::general(format!(
+                "{}: a call failed: {error}",
+                way.name
+            )));
+        }
+        let why_cold = record
+            .warnings
+            .iter()
+            .find(|text| text.contains(COLD_WARNING));
+        match why_cold {
+            None => return Ok(()),
+            Some(why) if begun.elapsed() >= WARM_TIME_MAX => {
+                return Err(Failure::general(format!("{}: {why}", way.name)));
+            }
+            // a worker does not say when a process is ready
+            Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// How long calls take on the idle worker, one at a time, in milliseconds.
+async fn latencies(bench: &Bench, payload: &Bytes) -> Result<Vec<f64>, Failure> {
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    let time = Duration::from_secs_f64(bench.seconds);
+    let begun = Instant::now();
+    let mut taken = Vec::new();
+    while taken.is_empty() || begun.elapsed() < time {
+        tokio::time::sleep(PAUSE).await;
+        let job_id = JobId::generate();
+        let waiter = bench.client.waiter(std::slice::from_ref(&job_id)).await?;
+        let sent = Instant::now();
+        queue.enqueue_new(job_id, payload.clone()).await?;
+        waiter.each(|_| {}).await?;
+        taken.push(sent.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(taken)
+}
+
+/// Measures many calls at once: some first, to see how many fit into the time of a measurement.
+async fn throughput(
+    bench: &Bench,
+    worker: &Worker,
+    payload: &Bytes,
+) -> Result<Throughput, Failure> {
+    let load = Load {
+        workers: std::slice::from_ref(worker),
+        queues: std::slice::from_ref(&bench.queue),
+    };
+    let first = load.run(bench, CALLS_MIN, |_| payload.clone()).await?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of jobs"
+    )]
+    let count = (first.per_s * bench.seconds).clamp(f64::from(CALLS_MIN), 1e6) as u32;
+    load.run(bench, count, |_| payload.clone()).await
+}
+
+/// Measures the memory of the warm processes: what spawners have started that is not naq.
+fn measure_memory(worker: &Worker, measured: &mut Measured) {
+    let all = descendants(worker.pid);
+    let spawners = children(worker.pid);
+    let is_naq = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        spawners.contains(pid) || name.starts_with("naq")
+    };
+    let warm: Vec<u32> = all.iter().copied().filter(|pid| !is_naq(pid)).collect();
+    measured.processes = measured.processes.max(warm.len());
+    let tree = all.iter().copied().chain([worker.pid]);
+    measured.warm_mib.push(mib(warm.iter().copied()));
+    measured.tree_mib.push(mib(tree));
+}
+
+fn mib(pids: impl Iterator<Item = u32>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+    let bytes = pids.map(pss_bytes).sum::<u64>() as f64;
+    bytes / f64::from(1 << 20)
+}
+
+fn show_rates(bench: &Bench, slots: u16, ways: &mut [(Way, Measured)]) -> Result<(), Failure> {
+    let rows = ways.iter_mut().map(|(way, measured)| {
+        vec![
+            way.name.to_owned(),
+            slots.to_string(),
+            figure(median(measured.per_s.clone()), 0),
+            figure(median(measured.cpu_us.clone()), 0),
+            figure(quantile(&mut measured.latency_ms, 0.5), 2),
+            figure(quantile(&mut measured.latency_ms, 0.99), 2),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    let header = [
+        "function",
+        "slots",
+        "calls_per_s",
+        "us_per_call",
+        "p50_ms",
+        "p99_ms",
+    ];
+    show(bench.json, "functions", &header, &rows)
+}
+
+fn show_memory(bench: &Bench, slots: u16, ways: &[(Way, Measured)]) -> Result<(), Failure> {
+    let warm = ways.iter().filter(|(way, _)| way.mode.is_some());
+    let rows = warm.map(|(way, measured)| {
+        vec![
+            way.name.to_owned(),
+            slots.to_string(),
+            measured.processes.to_string(),
+            figure(median(measured.warm_mib.clone()), 1),
+            figure(median(measured.tree_mib.clone()), 1),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    let header = [
+        "warm",
+        "slots",
+        "processes",
+        "processes_pss_mib",
+        "worker_pss_mib",
+    ];
+    show(bench.json, "functions memory", &header, &rows)
+}
