@@ -214,7 +214,9 @@ fn a_managed_server_does_not_keep_the_environment_of_its_starter() {
             "LC_ALL",
             "TZ",
             "TMPDIR",
+            "GOGC",
             "GOMAXPROCS",
+            "GOMEMLIMIT",
         ];
         assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
     }
