@@ -22,3 +22,5 @@ mod output;
 mod starting;
 #[cfg(test)]
 mod stopped_spawner;
+#[cfg(test)]
+mod waiting;

@@ -158,6 +158,9 @@ pub struct Command {
     /// Whether the job runs in a spawner process of its own, so that its spawner's death is no other
     /// job's.
     pub alone: bool,
+    /// Whether it may be sent to a spawner that runs as many jobs as it may, which starts it as soon as one of them
+    /// ends. Such a job can be [withdrawn](super::JobHandle::withdraw).
+    pub waits: bool,
     /// Where output is sent while the job runs. `None` means nowhere.
     pub live: Option<LiveSink>,
 }
@@ -181,6 +184,7 @@ impl Command {
             files: Vec::new(),
             folder: None,
             alone: false,
+            waits: false,
             live: None,
         }
     }

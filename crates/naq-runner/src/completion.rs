@@ -86,6 +86,8 @@ pub enum StopCause {
     Memory,
     /// The process tree exceeded its limit of processes.
     Processes,
+    /// It was withdrawn before it started.
+    Withdrawn,
 }
 
 /// The kept part of a stream.

@@ -117,6 +117,8 @@ pub(super) struct Job {
     pub(super) mask: Mask,
     /// Whether no other job may run in its spawner.
     pub(super) alone: bool,
+    /// Whether it may wait at its spawner for another job's end.
+    pub(super) waits: bool,
     /// The limits that are not enforced, each as a sentence for the completion's warnings.
     pub(super) unheld_limits: Vec<&'static str>,
     /// What a warm process needs.
@@ -198,6 +200,7 @@ impl Job {
             None if exit.flags & flag::TIMED_OUT != 0 => Some(StopCause::Timeout),
             None if exit.flags & flag::MEMORY_EXCEEDED != 0 => Some(StopCause::Memory),
             None if exit.flags & flag::PROCESSES_EXCEEDED != 0 => Some(StopCause::Processes),
+            None if exit.flags & flag::WITHDRAWN != 0 => Some(StopCause::Withdrawn),
             None => None,
         };
         let mut control = std::mem::take(&mut state.control);

@@ -101,6 +101,14 @@ impl JobHandle {
         .await
     }
 
+    /// Takes the job back if it has not started: it is then over, [withdrawn](super::StopCause::Withdrawn). A job that
+    /// has started continues.
+    pub fn withdraw(&self) {
+        if self.warm.is_none() {
+            self.pool.withdraw(&self.job);
+        }
+    }
+
     /// Sends KILL to the whole process tree at once.
     pub fn kill(&self, why: StopReason) {
         self.signal(why, None);

@@ -388,6 +388,7 @@ impl Runner {
                 .unwrap_or(pool.options.default_output_bytes),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             alone: command.alone,
+            waits: command.waits,
             keep_scratch: command.scratch,
             parts: JobParts::default(),
             state: Mutex::new(JobState {

@@ -24,7 +24,7 @@ use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::{FOLDER, ScratchDirs};
 use super::spawner_watch::SpawnerWatch;
-use super::wire::INLINE_BYTES_MAX;
+use super::wire::{INLINE_BYTES_MAX, flag};
 
 /// Delay before dispatch is retried after descriptors ran out.
 const DISPATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -37,7 +37,11 @@ pub(super) enum Outgoing {
         job: Arc<Job>,
         fds: Vec<OwnedFd>,
         in_memfd: bool,
+        /// It starts once fewer jobs that take slots run in the spawner. Zero: at once.
+        starts_below: usize,
     },
+    /// Return the job if it has not started.
+    Withdraw { id: u32 },
     /// TERM, then KILL after the grace.
     Stop { id: u32, grace: Duration },
     /// KILL at once.
@@ -67,6 +71,12 @@ pub(super) struct SpawnerState {
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) wake: Arc<Notify>,
     pub(super) jobs: HashMap<u32, Arc<Job>>,
+    /// Its part of the slots: it runs as many of the jobs that may wait here.
+    slots: usize,
+    /// Number of its jobs that take slots: those that run, and those that wait here for one of these to end.
+    used: usize,
+    /// Number of those that were sent to wait if need be.
+    waiting: usize,
     /// Jobs assigned to the spawner that it has reported neither as started nor as
     /// finished.
     pub(super) unreported_starts: usize,
@@ -77,6 +87,29 @@ pub(super) struct SpawnerState {
 }
 
 impl SpawnerState {
+    /// Number of jobs that run here and take slots.
+    fn running(&self) -> usize {
+        match self.waiting {
+            0 => self.used,
+            _ => self.used.min(self.slots),
+        }
+    }
+
+    /// Counts a job that it gets.
+    fn add(&mut self, job: &Arc<Job>) {
+        self.used += usize::from(job.takes_slot());
+        self.waiting += usize::from(job.waits);
+        self.jobs.insert(job.id, Arc::clone(job));
+    }
+
+    /// Removes a job, and frees its slot.
+    fn remove(&mut self, id: u32) -> Option<Arc<Job>> {
+        let job = self.jobs.remove(&id)?;
+        self.used -= usize::from(job.takes_slot());
+        self.waiting -= usize::from(job.waits);
+        Some(job)
+    }
+
     /// Whether the spawner should have killed or signalled one of its jobs by now.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         let is_due = |job: &Arc<Job>| {
@@ -92,7 +125,6 @@ impl SpawnerState {
 pub(super) struct PoolState {
     pending: VecDeque<Arc<Job>>,
     pub(super) spawners: Vec<SpawnerState>,
-    running: usize,
     next_id: u32,
     pub(super) closing: bool,
     redispatch_scheduled: bool,
@@ -136,11 +168,21 @@ impl Pool {
     ) -> Pool {
         let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
         let reserved = (!runs_one_job).then_some(spawners);
+        let slots_of = |at: usize| match reserved == Some(at) {
+            true => 1,
+            false => {
+                let more = usize::from(at < options.concurrency % spawners);
+                options.concurrency / spawners + more
+            }
+        };
         let spawners = (0..spawners + usize::from(reserved.is_some()))
-            .map(|_| SpawnerState {
+            .map(|at| SpawnerState {
                 outbox: VecDeque::new(),
                 wake: Arc::new(Notify::new()),
                 jobs: HashMap::new(),
+                slots: slots_of(at),
+                used: 0,
+                waiting: 0,
                 unreported_starts: 0,
                 is_ready: false,
                 is_starting: true,
@@ -170,7 +212,6 @@ impl Pool {
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
                 spawners,
-                running: 0,
                 next_id: 0,
                 closing: false,
                 redispatch_scheduled: false,
@@ -206,8 +247,10 @@ impl Pool {
     /// Assigns queued jobs to spawners while slots and descriptors are available.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
         while !state.closing {
-            let is_full = state.running >= self.options.concurrency;
-            if is_full && !state.pending.iter().any(|job| !job.takes_slot()) {
+            let running: usize = state.spawners.iter().map(SpawnerState::running).sum();
+            let is_full = running >= self.options.concurrency;
+            let needs_no_slot = |job: &Arc<Job>| !job.takes_slot() || job.waits;
+            if is_full && !state.pending.iter().any(needs_no_slot) {
                 return;
             }
             let Some((at, spawner)) = self.next_start(state, is_full) else {
@@ -252,38 +295,77 @@ impl Pool {
                     Instant::now().checked_add(timeout.saturating_add(job.kill_grace))
                 });
             }
-            state.running += usize::from(job.takes_slot());
             let spawner = &mut state.spawners[spawner];
             spawner.unreported_starts += 1;
-            spawner.jobs.insert(job.id, Arc::clone(&job));
-            spawner
-                .outbox
-                .push_back(Outgoing::Start { job, fds, in_memfd });
+            spawner.add(&job);
+            let starts_below = if job.waits { spawner.slots } else { 0 };
+            spawner.outbox.push_back(Outgoing::Start {
+                job,
+                fds,
+                in_memfd,
+                starts_below,
+            });
             spawner.wake.notify_one();
         }
     }
 
     /// The first queued job that a spawner is ready for, and that spawner. A job that waits for the
     /// spawner of its own delays no other. If all slots are taken, only what takes none
-    /// starts.
+    /// starts, and what may wait at a spawner is sent there.
     fn next_start(&self, state: &PoolState, is_full: bool) -> Option<(usize, usize)> {
-        let queued = state.pending.iter().enumerate();
-        let mut queued = queued.filter(|(_, job)| !is_full || !job.takes_slot());
+        // A job that needs a slot is not overtaken by others that wait for one.
+        let mut needs_slot = false;
+        let mut queued = state.pending.iter().enumerate();
         queued.find_map(|(at, job)| {
             if job.lock().stop.is_some() {
                 // it ends, and needs no spawner for that
                 return Some((at, 0));
             }
-            let spawner = if self.is_reserved_for(job) {
-                self.reserved.filter(|reserved| {
+            if !job.takes_slot() {
+                return Some((at, self.pick_spawner(&state.spawners, |_| true)?));
+            }
+            if self.is_reserved_for(job) {
+                let reserved = self.reserved.filter(|reserved| {
                     let spawner = &state.spawners[*reserved];
-                    spawner.is_ready && spawner.jobs.is_empty()
-                })
-            } else {
-                self.pick_spawner(&state.spawners)
+                    !is_full && spawner.is_ready && spawner.jobs.is_empty()
+                });
+                return Some((at, reserved?));
+            }
+            let spawner = match is_full {
+                false => self.pick_with_room(&state.spawners),
+                true if job.waits && !needs_slot => self.pick_to_wait(&state.spawners),
+                true => None,
             };
+            needs_slot |= spawner.is_none();
             Some((at, spawner?))
         })
+    }
+
+    /// The spawner for a job that starts at once. One that runs more than its part of the slots, since another one
+    /// is not ready, has no jobs that wait for them.
+    fn pick_with_room(&self, spawners: &[SpawnerState]) -> Option<usize> {
+        self.pick_spawner(spawners, |spawner| spawner.used < spawner.slots)
+            .or_else(|| self.pick_spawner(spawners, |spawner| spawner.waiting == 0))
+    }
+
+    /// The spawner for a job that waits there until another one ends. `None` if one of the slots is that of
+    /// a job which runs alone, or of a spawner that is not ready: then the parts do not add up to all slots.
+    fn pick_to_wait(&self, spawners: &[SpawnerState]) -> Option<usize> {
+        let shared = |at: usize| self.reserved != Some(at);
+        let is_whole = spawners
+            .iter()
+            .enumerate()
+            .all(|(at, spawner)| match shared(at) {
+                true => spawner.is_ready && spawner.used >= spawner.slots,
+                false => spawner.jobs.is_empty(),
+            });
+        if !is_whole || self.containment == Containment::Subreaper {
+            return None;
+        }
+        let queues = spawners.iter().enumerate().filter(|(at, _)| shared(*at));
+        queues
+            .min_by_key(|(_, spawner)| spawner.used - spawner.slots)
+            .map(|(at, _)| at)
     }
 
     /// Whether the job has to run in the reserved spawner.
@@ -293,14 +375,19 @@ impl Pool {
 
     /// The spawner with the fewest unreported starts, and among those the one with the
     /// fewest jobs. With [`Containment::Subreaper`], a spawner runs one job only.
-    fn pick_spawner(&self, spawners: &[SpawnerState]) -> Option<usize> {
+    fn pick_spawner(
+        &self,
+        spawners: &[SpawnerState],
+        may: impl Fn(&SpawnerState) -> bool,
+    ) -> Option<usize> {
         let one_each = self.containment == Containment::Subreaper;
         spawners
             .iter()
             .enumerate()
             .filter(|(at, spawner)| {
                 let is_shared = self.reserved != Some(*at);
-                is_shared && spawner.is_ready && (!one_each || spawner.jobs.is_empty())
+                let is_free = !one_each || spawner.jobs.is_empty();
+                is_shared && spawner.is_ready && is_free && may(spawner)
             })
             .min_by_key(|(_, spawner)| (spawner.unreported_starts, spawner.jobs.len()))
             .map(|(at, _)| at)
@@ -374,12 +461,11 @@ impl Pool {
     /// Frees the slot of a job that has left its spawner.
     pub(super) fn release(self: &Arc<Self>, spawner: usize, id: u32) -> Option<Arc<Job>> {
         let mut state = self.lock();
-        let job = state.spawners[spawner].jobs.remove(&id)?;
+        let job = state.spawners[spawner].remove(id)?;
         if job.lock().started.is_none() {
             state.spawners[spawner].unreported_starts =
                 state.spawners[spawner].unreported_starts.saturating_sub(1);
         }
-        state.running -= usize::from(job.takes_slot());
         self.dispatch(&mut state);
         Some(job)
     }
@@ -388,12 +474,11 @@ impl Pool {
     /// new ones after a delay.
     pub(super) fn resend(self: &Arc<Self>, spawner: usize, id: u32) {
         let mut state = self.lock();
-        let Some(job) = state.spawners[spawner].jobs.remove(&id) else {
+        let Some(job) = state.spawners[spawner].remove(id) else {
             return;
         };
         state.spawners[spawner].unreported_starts =
             state.spawners[spawner].unreported_starts.saturating_sub(1);
-        state.running -= usize::from(job.takes_slot());
         let now = Instant::now();
         let first_resend = {
             let mut job_state = job.lock();
@@ -428,8 +513,7 @@ impl Pool {
         let outbox = std::mem::take(&mut state.spawners[spawner].outbox);
         for outgoing in outbox.into_iter().rev() {
             if let Outgoing::Start { job, .. } = outgoing {
-                state.spawners[spawner].jobs.remove(&job.id);
-                state.running -= usize::from(job.takes_slot());
+                state.spawners[spawner].remove(job.id);
                 job.lock().phase = Phase::Pending;
                 state.pending.push_front(job);
             }
@@ -465,6 +549,25 @@ impl Pool {
                 Some(grace) => Outgoing::Stop { id, grace },
                 None => Outgoing::Kill { id },
             });
+            spawner.wake.notify_one();
+        }
+    }
+
+    /// Takes a job back unless it has started, which only its spawner knows.
+    pub(super) fn withdraw(self: &Arc<Self>, job: &Arc<Job>) {
+        let mut state = self.lock();
+        let id = job.id;
+        if let Some(at) = state.pending.iter().position(|waiting| waiting.id == id) {
+            state.pending.remove(at);
+            drop(state);
+            let mut exit = stopped_before_start("it was withdrawn before it started");
+            exit.flags = flag::WITHDRAWN;
+            job.drain_and_finish(None, exit, &mut []);
+            return;
+        }
+        let mut spawners = state.spawners.iter_mut();
+        if let Some(spawner) = spawners.find(|spawner| spawner.jobs.contains_key(&id)) {
+            spawner.outbox.push_back(Outgoing::Withdraw { id });
             spawner.wake.notify_one();
         }
     }

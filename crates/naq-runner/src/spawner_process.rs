@@ -406,6 +406,7 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 job,
                 fds: its,
                 in_memfd,
+                starts_below,
             } = next
             {
                 let bytes = if *in_memfd { 0 } else { job.body.len() };
@@ -423,6 +424,7 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 // the deadline has to hold then.
                 let deadline = job.lock().deadline;
                 w.u8(kind).u32(job.id).u32(its.len() as u32);
+                w.u8(u8::from(job.takes_slot())).u32(*starts_below as u32);
                 w.u64(deadline.map_or(UNLIMITED, BootInstant::to_nanos))
                     .block(body);
                 fds.extend(its.iter().map(AsRawFd::as_raw_fd));
@@ -458,6 +460,9 @@ fn write_request(w: &mut Writer, outgoing: &Outgoing) {
         Outgoing::Stop { id, grace } => {
             let grace = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
             w.u8(to_spawner::STOP).u32(*id).u32(grace);
+        }
+        Outgoing::Withdraw { id } => {
+            w.u8(to_spawner::WITHDRAW).u32(*id);
         }
         Outgoing::Kill { id } => {
             w.u8(to_spawner::KILL).u32(*id);

@@ -3,7 +3,7 @@
 //! negotiation.
 
 /// First bytes of a `HELLO` frame. Change it whenever the format changes.
-pub(super) const MAGIC: u32 = 0x6e61_7103;
+pub(super) const MAGIC: u32 = 0x6e61_7104;
 
 /// Maximum length of an inline request body, in bytes. A longer one is passed as a
 /// memfd.
@@ -25,6 +25,7 @@ pub(super) mod to_spawner {
     pub(crate) const PING: u8 = 9;
     pub(crate) const REMOVE: u8 = 10;
     pub(crate) const CLOSE: u8 = 11;
+    pub(crate) const WITHDRAW: u8 = 12;
 }
 
 /// Frames from spawner to worker.
@@ -49,6 +50,7 @@ pub(super) mod flag {
     pub(crate) const PROCESSES_EXCEEDED: u8 = 16;
     pub(crate) const DEADLINE_PASSED: u8 = 32;
     pub(crate) const RESOURCE_SHORTAGE: u8 = 64;
+    pub(crate) const WITHDRAWN: u8 = 128;
 }
 
 /// Writes frames.

@@ -68,6 +68,8 @@ pub(super) struct Job {
     /// The worker's id of the job.
     pub(super) id: u32,
     pub(super) pid: i32,
+    /// Whether it takes one of the worker's slots.
+    pub(super) takes_slot: bool,
     pub(super) tree: Tree,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,

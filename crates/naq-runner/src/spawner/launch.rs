@@ -289,6 +289,7 @@ impl Launcher {
             Ok(pid) => {
                 let mut job = Job {
                     id,
+                    takes_slot: true,
                     pid,
                     tree,
                     kill_grace: start.kill_grace,

@@ -46,6 +46,10 @@ struct PendingStart {
     id: u32,
     start: StartFrame,
     fds: Vec<OwnedFd>,
+    /// Whether it takes one of the worker's slots.
+    takes_slot: bool,
+    /// It starts once fewer jobs run here that take slots. Zero: at once.
+    starts_below: usize,
     /// When it must have ended. `None` means never.
     deadline: Option<BootInstant>,
     /// Delay before the next attempt to start it.
@@ -58,8 +62,10 @@ struct PendingStart {
 }
 
 impl PendingStart {
-    fn is_ready(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|at| at <= now)
+    /// Whether it may start while so many jobs run that take slots.
+    fn is_ready(&self, now: Instant, running: usize) -> bool {
+        let has_slot = self.starts_below == 0 || running < self.starts_below;
+        has_slot && self.not_before.is_none_or(|at| at <= now)
     }
 }
 
@@ -249,6 +255,8 @@ impl Spawner {
             match kind {
                 to_spawner::START | to_spawner::START_IN_MEMFD => {
                     let count = reader.u32()? as usize;
+                    let takes_slot = reader.u8()? != 0;
+                    let starts_below = reader.u32()? as usize;
                     let deadline = Some(reader.u64()?).filter(|at| *at != UNLIMITED);
                     let body = reader.block()?;
                     let mut fds: Vec<OwnedFd> = fds.by_ref().take(count).collect();
@@ -272,6 +280,8 @@ impl Spawner {
                         id,
                         start,
                         fds,
+                        takes_slot,
+                        starts_below,
                         deadline: deadline.map(BootInstant::from_nanos),
                         wait: LAUNCH_RETRY_FIRST,
                         not_before: None,
@@ -284,6 +294,7 @@ impl Spawner {
                     self.stop(id, Some(grace));
                 }
                 to_spawner::KILL => self.stop(id, None),
+                to_spawner::WITHDRAW => self.withdraw(id),
                 to_spawner::DEADLINE => {
                     self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
                 }
@@ -342,6 +353,17 @@ impl Spawner {
             self.replies
                 .push_back(not_started(id, &without_errno("stopped", why), 0));
         }
+    }
+
+    /// Returns a job that has not started.
+    fn withdraw(&mut self, id: u32) {
+        let Some(at) = self.pending.iter().position(|pending| pending.id == id) else {
+            return;
+        };
+        self.pending.remove(at);
+        let withdrawn = without_errno("withdrawn", "it was withdrawn before it started");
+        self.replies
+            .push_back(not_started(id, &withdrawn, flag::WITHDRAWN));
     }
 
     fn set_deadline(&mut self, id: u32, at: BootInstant) {
@@ -420,7 +442,17 @@ impl Spawner {
     }
 
     fn can_start(&self, now: Instant) -> bool {
-        self.has_room() && self.pending.iter().any(|pending| pending.is_ready(now))
+        if self.pending.is_empty() || !self.has_room() {
+            return false;
+        }
+        let running = self.running();
+        let is_ready = |pending: &PendingStart| pending.is_ready(now, running);
+        self.pending.iter().any(is_ready)
+    }
+
+    /// Number of jobs that run and take slots.
+    fn running(&self) -> usize {
+        self.jobs.iter().filter(|job| job.takes_slot).count()
     }
 
     /// Starts the job that has waited longest. Only one, so that a long queue does not
@@ -430,10 +462,11 @@ impl Spawner {
         if !self.can_start(now) {
             return;
         }
+        let running = self.running();
         let next = self
             .pending
             .iter()
-            .position(|pending| pending.is_ready(now));
+            .position(|pending| pending.is_ready(now, running));
         let Some(pending) = next.and_then(|at| self.pending.remove(at)) else {
             return;
         };
@@ -451,6 +484,7 @@ impl Spawner {
         {
             Ok(mut job) => {
                 job.deadline = pending.deadline;
+                job.takes_slot = pending.takes_slot;
                 self.jobs.push(job);
                 self.has_no_children = false;
             }
@@ -668,6 +702,7 @@ mod tests {
         Job {
             id: 1,
             pid: 7,
+            takes_slot: true,
             tree: Tree::default(),
             kill_grace: Duration::ZERO,
             started: Instant::now(),

@@ -342,7 +342,7 @@ fn report_of(ended: &Completion) -> ExitReport {
         Some(StopCause::Timeout) => flag::TIMED_OUT,
         Some(StopCause::Memory) => flag::MEMORY_EXCEEDED,
         Some(StopCause::Processes) => flag::PROCESSES_EXCEEDED,
-        Some(StopCause::Requested(_)) | None => 0,
+        Some(StopCause::Requested(_) | StopCause::Withdrawn) | None => 0,
     };
     if ended.oom {
         flags |= flag::OOM;
