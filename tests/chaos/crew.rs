@@ -213,7 +213,9 @@ impl Crew {
     fn start(&self, stage: &Stage, index: usize, failpoints: &str, log: &Path) -> GuardedChild {
         let args = (self.args)(stage, index);
         let mut environment = self.environment.clone();
-        environment.insert("FAILPOINTS".to_owned(), failpoints.to_owned());
+        // Every other worker takes its jobs for short ones, and claims the next ones ahead.
+        let also = ["claim_ahead.short=return(1)", ""][index % 2];
+        environment.insert("FAILPOINTS".to_owned(), format!("{failpoints};{also}"));
         let mut command = command(&args, &environment, stage.naq.home());
         command
             .stdin(Stdio::null())

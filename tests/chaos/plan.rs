@@ -123,6 +123,9 @@ pub(super) fn faults(size: &Size, shares: Shares, chance: &mut StdRng) -> Vec<Fa
 pub(super) const STEPS: &[(&str, u32)] = &[
     ("claim.before", 4),
     ("claim.written", 4),
+    ("ahead.claimed", 4),
+    ("ahead.withdrawn", 30),
+    ("unstarted.returning", 30),
     ("takeover.decided", 30),
     ("postpone.written", 30),
     ("run.started", 4),

@@ -1,5 +1,6 @@
 //! How jobs of a queue reach workers: limits, pauses, labels, suspended workers, purges.
 
+mod claim_ahead;
 mod drain;
 mod exit;
 mod files;

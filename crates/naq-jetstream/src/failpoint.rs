@@ -13,3 +13,11 @@ pub fn failpoint(name: &'static str) {
         let _ = kill_process(getpid(), Signal::KILL);
     });
 }
+
+/// Asks a test for a value. A test gives one by the action `return(VALUE)`; a program that is not built for tests
+/// gets `None`.
+pub fn failpoint_value(name: &'static str) -> Option<String> {
+    let _ = name;
+    fail::fail_point!(name, |value| value);
+    None
+}

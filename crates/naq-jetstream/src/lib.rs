@@ -57,7 +57,7 @@ pub use connection::state::{ConnectionState, ConnectionWatch};
 pub use control::{ControlCommand, ControlSubscription, ReceivedCommand};
 pub use dead_letters::dead_letter::{DeadLetter, DeadLetterScan, DeadLetters};
 pub use error::{BrokerError, BrokerErrorKind, Cause, InvalidData, NoJetStream};
-pub use failpoint::failpoint;
+pub use failpoint::{failpoint, failpoint_value};
 pub use file_read::{FileContent, SMALL_FILE_BYTES_MAX, read_file, read_text_file, text_of_file};
 pub use finish_job::SlotWaiter;
 pub use jobs::delayed::DelayedJob;
@@ -84,6 +84,7 @@ pub use pull::delivery::Delivery;
 pub use pull::subscription::{PendingPulls, PullEvent, PullKind, PullSubscription};
 pub use queues::purge::PurgeSummary;
 pub use queues::queue::{QueueInfo, QueueSettings};
+pub use queues::stale_consumer::CheckedConsumer;
 pub use reconcile::{
     BlockedIndexEntry, BlockedIndexKey, BlockedIndexListing, OrphanedMessage, RecordListing,
 };

@@ -336,6 +336,7 @@ mod tests {
             sequence: 7,
             delivery: 1,
             alone: true,
+            claimed_ahead: false,
             unknown: crate::unknown_fields::UnknownFields::default(),
         };
         let waits = BlockedOn {

@@ -37,6 +37,15 @@ pub struct Lease {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub alone: bool,
+    /// Whether the worker claimed the job while it ran as many others as it may, to start it as soon as one of
+    /// them ends. Nobody knows whether such a job has started, so its worker's crash is not counted as the
+    /// job's.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub claimed_ahead: bool,
     /// The fields that this version of naq does not define.
     #[serde(
         flatten,
@@ -47,7 +56,8 @@ pub struct Lease {
     pub unknown: UnknownFields,
 }
 
-/// Leases are equal if worker, sequence and delivery are: `alone` and unknown fields do not count.
+/// Leases are equal if worker, sequence and delivery are: `alone`, `claimed_ahead` and unknown fields do
+/// not count.
 impl PartialEq for Lease {
     fn eq(&self, other: &Lease) -> bool {
         let token = |lease: &Lease| (lease.sequence, lease.delivery);

@@ -246,16 +246,20 @@ mod tests {
     use super::*;
     use naq_protocol::{CapturedOutput, JobId, Lease, Phase, QueueName, State};
 
-    #[test]
-    fn an_exception_is_the_error_and_a_fatal_one_is_not_retried() {
-        let now = Timestamp::from_unix_ms(0).unwrap();
-        let lease = Lease {
+    fn lease() -> Lease {
+        Lease {
             worker_id: "w".to_owned(),
             sequence: 1,
             delivery: 1,
             alone: false,
+            claimed_ahead: false,
             unknown: naq_protocol::UnknownFields::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn an_exception_is_the_error_and_a_fatal_one_is_not_retried() {
+        let now = Timestamp::from_unix_ms(0).unwrap();
         let mut envelope = Envelope::command("x", [] as [&str; 0]);
         envelope.max_retries = Some(3);
         let attempt = FinishedAttempt {
@@ -274,7 +278,7 @@ mod tests {
                 Phase::Queued,
                 now,
             ));
-            start(&mut record, lease.clone(), now);
+            start(&mut record, lease(), now);
             record.exception = Some(Exception {
                 kind: "ValueError".to_owned(),
                 message: "no such city\nat all".to_owned(),
@@ -367,14 +371,7 @@ mod tests {
             max_worker_crashes: 3,
         };
         let begin = |record: &mut Record| {
-            let lease = Lease {
-                worker_id: "w".to_owned(),
-                sequence: 1,
-                delivery: 1,
-                alone: false,
-                unknown: naq_protocol::UnknownFields::default(),
-            };
-            start(record, lease, now);
+            start(record, lease(), now);
         };
         for number in 1..=20 {
             begin(&mut record);

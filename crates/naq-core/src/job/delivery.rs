@@ -50,6 +50,8 @@ pub struct DeliveryContext {
     pub slot: ConcurrencySlot,
     /// Whether the job may run alone here.
     pub alone: RunAlone,
+    /// Whether the worker already runs as many jobs as it may, and claims the job to start it next.
+    pub claimed_ahead: bool,
     /// The W3C trace context in the message's headers.
     pub traceparent: Option<String>,
     /// The time until which the message was delayed.
@@ -181,11 +183,14 @@ pub fn decide_delivery(
     if let Some(decision) = decide_slot(&mut next, envelope, delivered) {
         return decision;
     }
+    // A suspect runs alone, and is not claimed before it can.
+    let claimed_ahead = delivered.claimed_ahead && !next.suspect;
     let lease = Lease {
         worker_id: delivered.worker_id.clone(),
         sequence: delivered.sequence,
         delivery: delivered.delivery,
-        alone: delivered.alone == RunAlone::Granted,
+        alone: delivered.alone == RunAlone::Granted && !claimed_ahead,
+        claimed_ahead,
         unknown: naq_protocol::UnknownFields::default(),
     };
     start(&mut next, lease, delivered.now);

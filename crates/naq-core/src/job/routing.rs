@@ -81,6 +81,7 @@ mod tests {
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
             alone: RunAlone::Granted,
+            claimed_ahead: false,
             traceparent: None,
             scheduled_for: None,
         }

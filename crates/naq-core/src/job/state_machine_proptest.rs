@@ -42,6 +42,8 @@ struct Delivery {
     runs_one_job: bool,
     /// Whether a suspect may run alone.
     alone: bool,
+    /// Whether the worker has no free slot, and claims ahead what has no record.
+    is_busy: bool,
 }
 
 /// A job as the server stores it: a record with a revision, which every write must name.
@@ -122,6 +124,7 @@ impl ModelJob {
                 true => RunAlone::Granted,
                 false => RunAlone::NotRequested,
             },
+            claimed_ahead: delivery.is_busy && self.record.is_none(),
             traceparent: None,
             scheduled_for: None,
         };
@@ -169,6 +172,11 @@ impl ModelJob {
                 DeliveryDecision::Run(next) => {
                     let runs_alone = next.lease().is_some_and(|lease| lease.alone);
                     assert!(!next.suspect || runs_alone, "a suspect runs with others");
+                    let ahead = next.lease().is_some_and(|lease| lease.claimed_ahead);
+                    assert!(
+                        !(ahead && runs_alone),
+                        "a job that may not have started runs alone"
+                    );
                     self.check_crash(before.as_deref(), &next);
                     if let Some(before) = &before {
                         assert!(next.attempt > before.attempt || before.state() == State::Queued);
@@ -416,9 +424,17 @@ fn any_event() -> impl Strategy<Value = JobEvent> {
     ];
     let slot = prop_oneof![2 => Just(ConcurrencySlot::Acquired), 1 => Just(ConcurrencySlot::Full)];
     prop_oneof![
-        6 => (0_u64..3, any_dependency_status(), slot, holder, any::<bool>(), any::<bool>())
-            .prop_map(|(sequence, status, slot, holder, runs_one_job, alone)| {
-                JobEvent::Delivery(Delivery { sequence, status, slot, holder, runs_one_job, alone })
+        6 => (0_u64..3, any_dependency_status(), slot, holder, any::<[bool; 3]>())
+            .prop_map(|(sequence, status, slot, holder, [runs_one_job, alone, is_busy])| {
+                JobEvent::Delivery(Delivery {
+                    sequence,
+                    status,
+                    slot,
+                    holder,
+                    runs_one_job,
+                    alone,
+                    is_busy,
+                })
             }),
         4 => any_end().prop_map(JobEvent::End),
         1 => any_end().prop_map(JobEvent::LateEnd),
@@ -450,6 +466,7 @@ fn last_delivery(sequence: u64) -> Delivery {
         holder: Some(LeaseEnd::Crashed),
         runs_one_job: false,
         alone: true,
+        is_busy: false,
     }
 }
 

@@ -93,6 +93,17 @@ impl Delivery {
         self.send_ack("+ACK").await
     }
 
+    /// Acknowledges the message, and does not wait for an answer. If it is lost, the message is redelivered.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Timeout`] if the connection has ended for good.
+    pub async fn ack_unconfirmed(&self) -> Result<(), BrokerError> {
+        self.client
+            .publish(self.reply.clone(), Bytes::from_static(b"+ACK"))
+            .await
+            .map_err(|_| BrokerError::Timeout("acknowledging a message"))
+    }
+
     /// Extends the time until redelivery by another `ack_wait`, and waits until the server has
     /// confirmed it.
     ///

@@ -28,6 +28,15 @@ struct ConsumerInfo {
     paused: bool,
 }
 
+/// What was found of a consumer that was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedConsumer {
+    /// Whether it was past the end of its stream, and was recreated.
+    pub was_stale: bool,
+    /// Whether it limits how many jobs may run at once.
+    pub is_limited: bool,
+}
+
 #[derive(Deserialize)]
 struct Delivered {
     /// How many messages the consumer has delivered.
@@ -82,14 +91,16 @@ impl Broker {
     pub async fn recreate_stale_consumers(&self, queue: &QueueName) -> Result<usize, BrokerError> {
         let mut recreated = 0;
         for consumer in self.job_consumers(queue).await? {
-            recreated += usize::from(self.recreate_stale_consumer(queue, &consumer).await?);
+            let checked = self.recreate_stale_consumer(queue, &consumer).await?;
+            recreated += usize::from(checked.is_some_and(|checked| checked.was_stale));
         }
         Ok(recreated)
     }
 
     /// Recreates a consumer of a queue if it is past the end of its stream. The new one has the same
     /// settings, and delivers all messages that are in the stream. A job that runs meanwhile is not run
-    /// twice: its record names the worker that runs it. Returns whether the consumer was recreated.
+    /// twice: its record names the worker that runs it. Returns what was found; `None` if there is no such
+    /// consumer.
     ///
     /// # Errors
     /// Returns an error if the server refuses a request or does not answer.
@@ -97,11 +108,17 @@ impl Broker {
         &self,
         queue: &QueueName,
         consumer: &str,
-    ) -> Result<bool, BrokerError> {
-        match self.describe_consumer(queue, consumer).await? {
-            Some(info) => self.recreate_if_past_the_end(queue, info).await,
-            None => Ok(false),
-        }
+    ) -> Result<Option<CheckedConsumer>, BrokerError> {
+        let Some(info) = self.describe_consumer(queue, consumer).await? else {
+            return Ok(None);
+        };
+        let limit = info.config.get("max_ack_pending").and_then(Value::as_i64);
+        let is_limited = limit.is_some_and(|limit| limit > 0);
+        let was_stale = self.recreate_if_past_the_end(queue, info).await?;
+        Ok(Some(CheckedConsumer {
+            was_stale,
+            is_limited,
+        }))
     }
 
     async fn recreate_if_past_the_end(

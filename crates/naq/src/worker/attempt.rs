@@ -1,16 +1,72 @@
 //! The type whose methods take a delivery through `claim`, `run` and `finish`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 
+use super::context::WorkerContext;
 use super::delivery::LeasedDelivery;
 use super::report::Done;
 use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, end_attempt};
-use naq_jetstream::NewJob;
+use naq_jetstream::{NewJob, failpoint};
 use naq_protocol::{Envelope, JobId, Record};
 use naq_runner::StopReason;
+
+/// When a delivered job is to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A slot is free.
+    Now,
+    /// As soon as one of the jobs that run ends: see [`ClaimAhead`](super::claim_ahead::ClaimAhead).
+    Next,
+}
+
+/// What a job needs to start.
+pub(super) struct Place<'a> {
+    /// Of [`WorkerContext::running`]. `None` once the job has ended.
+    running: Option<SemaphorePermit<'a>>,
+    /// Of [`WorkerContext::outcomes`], held until the outcome is recorded.
+    _outcome: SemaphorePermit<'a>,
+}
+
+impl<'a> Place<'a> {
+    /// Takes only what the outcome needs, for a job that waits at its spawner. `None` if too many outcomes are not
+    /// recorded yet.
+    fn take_to_wait(context: &'a WorkerContext) -> Option<Place<'a>> {
+        Some(Place {
+            running: None,
+            _outcome: context.outcomes.try_acquire().ok()?,
+        })
+    }
+
+    /// Takes a place that is free.
+    fn try_take(context: &'a WorkerContext) -> Option<Place<'a>> {
+        let running = context.running.try_acquire().ok()?;
+        let outcome = context.outcomes.try_acquire().ok()?;
+        Some(Place {
+            running: Some(running),
+            _outcome: outcome,
+        })
+    }
+
+    /// Waits until a place is free. `None` if the worker has ended.
+    async fn take(context: &'a WorkerContext) -> Option<Place<'a>> {
+        let running = context.running.acquire().await.ok()?;
+        let outcome = context.outcomes.acquire().await.ok()?;
+        Some(Place {
+            running: Some(running),
+            _outcome: outcome,
+        })
+    }
+
+    /// The job has ended: the next one may start, although the outcome is not recorded yet.
+    pub(super) fn end_run(&mut self) {
+        self.running = None;
+    }
+}
 
 /// How often a job that waits for a place checks whether it may still wait.
 const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -20,25 +76,43 @@ const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct Attempt<'a> {
     pub(super) delivery: LeasedDelivery<'a>,
     pub(super) envelope: &'a Envelope,
+    pub(super) turn: Turn,
 }
 
 impl<'a> Attempt<'a> {
-    /// Waits until the claimed job may start: all places may be taken by jobs that have ended and
-    /// whose outcomes are on their way. On the same connection they are stored before the claim, so
-    /// this seldom waits. `None` means that it must not wait any longer: outcomes are refused, the
-    /// worker stops, or the lease is lost.
-    pub(super) async fn place(&self) -> Option<SemaphorePermit<'a>> {
+    /// Waits until the claimed job may start: until one of those that run ends, if it is claimed ahead. Otherwise
+    /// a place is free, unless many jobs have ended whose outcomes are on their way. `None` means that it must not
+    /// wait any longer: outcomes are refused, the worker stops, the lease is lost, or the job is only next and no
+    /// other one ends.
+    pub(super) async fn place(&self, record: &Record) -> Option<Place<'a>> {
+        match self.waits_at_spawner(record) {
+            true => Place::take_to_wait(self.delivery.context),
+            false => self.free_place().await,
+        }
+    }
+
+    /// Waits until the job may start, as [`Attempt::place`] does, in this process.
+    pub(super) async fn free_place(&self) -> Option<Place<'a>> {
         let LeasedDelivery { context, lease, .. } = self.delivery;
-        if let Ok(place) = context.places.try_acquire() {
+        let turn = self.turn;
+        if let Some(place) = Place::try_take(context) {
             return Some(place);
         }
         let waiting = async {
+            // kept over the loop: jobs take places in the order in which they came
+            let mut taking = pin!(Place::take(context));
             loop {
+                let check_at = match turn {
+                    Turn::Now => Instant::now() + PLACE_CHECK_INTERVAL,
+                    // All jobs that wait are requeued at once, and so in their order.
+                    Turn::Next => context.claim_ahead.stall_at(),
+                };
                 tokio::select! {
-                    place = context.places.acquire() => return place.ok(),
-                    () = tokio::time::sleep(PLACE_CHECK_INTERVAL) => {
+                    place = &mut taking => return place,
+                    () = tokio::time::sleep_until(check_at) => {
                         let is_stopped = lease.is_lost() || lease.stop_requested().is_some();
-                        if is_stopped || context.refused_writes.exist() {
+                        let has_stalled = turn == Turn::Next && context.claim_ahead.has_stalled();
+                        if is_stopped || has_stalled || context.refused_writes.exist() {
                             return None;
                         }
                     }
@@ -48,9 +122,24 @@ impl<'a> Attempt<'a> {
         Box::pin(waiting).await
     }
 
+    /// Whether the job is claimed ahead and waits at its spawner only, which starts it the moment another one ends. It
+    /// waits in this process too if anything has to be done before its start, or if a warm process might run it.
+    fn waits_at_spawner(&self, record: &Record) -> bool {
+        if !record.lease().is_some_and(|lease| lease.claimed_ahead) {
+            return false;
+        }
+        let envelope = self.envelope;
+        let is_plain = envelope.command.is_some() && envelope.secrets.is_empty();
+        is_plain
+            && !envelope.has_inputs()
+            && !self.needs_files()
+            && self.delivery.context.options.warm.is_empty()
+    }
+
     /// Returns a claimed job that has not started to its queue.
     pub(super) async fn return_unstarted(&self, record: Box<Record>, revision: u64) -> Done {
         let LeasedDelivery { context, lease, .. } = self.delivery;
+        failpoint("unstarted.returning");
         if lease.is_lost() {
             return Done::LeaseLost;
         }

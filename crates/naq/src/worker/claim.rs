@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Place, Turn};
 use super::blocked::BlockOutcome;
 use super::context::RefusedWrite;
 use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
@@ -29,11 +29,21 @@ pub(super) type AlonePermit<'a> = tokio::sync::SemaphorePermit<'a>;
 
 /// The result of trying to claim a job.
 pub(super) enum Claim<'a> {
-    /// The job is this worker's to run, under this revision of its record. A suspect has a
-    /// permit, to be kept until its outcome is recorded.
-    Claimed(Box<Record>, u64, Option<AlonePermit<'a>>),
+    /// The job is this worker's to run.
+    Claimed(ClaimedJob<'a>),
     /// The delivery has been dealt with, and there is nothing to run.
     Done(Done),
+}
+
+/// A job that is this worker's to run.
+pub(super) struct ClaimedJob<'a> {
+    pub(super) record: Box<Record>,
+    /// The revision of the record.
+    pub(super) revision: u64,
+    /// The permit of a suspect, to be kept until its outcome is recorded.
+    pub(super) alone: Option<AlonePermit<'a>>,
+    /// The place of a job that could not be claimed before it had one.
+    pub(super) place: Option<Place<'a>>,
 }
 
 /// What a step of claiming leads to: the next one, or the result.
@@ -81,6 +91,10 @@ struct Claiming<'a> {
     failures: u32,
     /// The permit of a suspect that may run alone.
     alone: Option<AlonePermit<'a>>,
+    /// Whether it may be claimed only once it has a place.
+    needs_place: bool,
+    /// The place of a job that cannot be claimed before it has one.
+    place: Option<Place<'a>>,
     /// The claim counts as refused until it succeeds, if NATS has no room for it.
     refused: Option<RefusedWrite<'a>>,
 }
@@ -124,8 +138,11 @@ impl<'a> Claiming<'a> {
             && !attempt.delivery.message.is_retry()
             && !may_have_waited
             && runs_here;
+        facts.claimed_ahead = attempt.turn == Turn::Next;
         Claiming {
             attempt,
+            needs_place: attempt.turn == Turn::Next && !is_first,
+            place: None,
             facts,
             runs_here,
             may_have_waited,
@@ -154,6 +171,7 @@ impl<'a> Claiming<'a> {
         }
         let snapshot = match self.snapshot.take() {
             Some(snapshot) => snapshot,
+            None if self.needs_place => return Box::pin(self.wait_for_place()).await,
             None => match Box::pin(self.read_record()).await {
                 Ok(snapshot) => snapshot,
                 Err(done) => return ControlFlow::Break(Claim::Done(done)),
@@ -197,6 +215,29 @@ impl<'a> Claiming<'a> {
             DeliveryDecision::AlreadyFinished => Box::pin(self.complete_finished(snapshot)).await,
             DeliveryDecision::DelayUntil(due) => Box::pin(self.delay(snapshot, due)).await,
         }
+    }
+
+    /// Waits for a place before the job is claimed: only jobs without a record are claimed ahead, and without a
+    /// slot of a concurrency key or labels that others might have for them.
+    async fn wait_for_place(&mut self) -> Step<'a> {
+        match self.attempt.free_place().await {
+            Some(place) => {
+                self.place = Some(place);
+                self.needs_place = false;
+                AGAIN
+            }
+            None => self.requeue().await,
+        }
+    }
+
+    /// The job is claimed, under this revision of its record.
+    fn claimed(&mut self, record: Box<Record>, revision: u64) -> Claim<'a> {
+        Claim::Claimed(ClaimedJob {
+            record,
+            revision,
+            alone: self.alone.take(),
+            place: self.place.take(),
+        })
     }
 
     /// Gives the job an id that no message of an earlier stream can have, and starts again.
@@ -257,7 +298,7 @@ impl<'a> Claiming<'a> {
         };
         match snapshot.record {
             Some(record) if is_own(&record) => {
-                ControlFlow::Break(Claim::Claimed(record, snapshot.revision, self.alone.take()))
+                ControlFlow::Break(self.claimed(record, snapshot.revision))
             }
             _ => ControlFlow::Continue(snapshot),
         }
@@ -279,7 +320,7 @@ impl<'a> Claiming<'a> {
                 if self.may_have_waited {
                     Box::pin(self.attempt.remove_slot_waiter(snapshot.record.as_deref())).await;
                 }
-                ControlFlow::Break(Claim::Claimed(record, revision, self.alone.take()))
+                ControlFlow::Break(self.claimed(record, revision))
             }
             Err(BrokerError::Conflict) => {
                 delivery.context.metrics.write_conflicts.inc();

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 /// processor busy meanwhile.
 const COALESCE_RUNNING_MIN: usize = 4;
 
-/// Pause for each job that runs on a processor: an eighth of what it keeps the processor busy for,
-/// as a short job takes some 500 µs.
-const COALESCE_PER_JOB: Duration = Duration::from_micros(64);
+/// Part of the time that a job takes for which to pause: what completes meanwhile keeps the processors busy for eight
+/// times as long.
+const COALESCE_PART: u32 = 8;
 
 /// The longest pause.
 const COALESCE_PAUSE_MAX: Duration = Duration::from_millis(3);
@@ -35,10 +35,11 @@ impl Coalescing {
         }
     }
 
-    pub(super) fn coalesce_completions(&mut self, running: usize) {
+    /// Handles a completion while `running` other jobs run, of which the last ones took `mean_run` on average.
+    pub(super) fn coalesce_completions(&mut self, running: usize, mean_run: Duration) {
         let now = Instant::now();
         let since_last = now.duration_since(std::mem::replace(&mut self.last_at, now));
-        let pause = coalesce_pause(running, self.processors);
+        let pause = coalesce_pause(running, self.processors, mean_run);
         if !pause.is_zero() && since_last < pause * 2 {
             std::thread::sleep(pause);
         }
@@ -46,11 +47,23 @@ impl Coalescing {
 }
 
 /// How long to pause while `running` jobs run on `processors`.
-fn coalesce_pause(running: usize, processors: usize) -> Duration {
+fn coalesce_pause(running: usize, processors: usize, mean_run: Duration) -> Duration {
     if running < COALESCE_RUNNING_MIN * processors {
         return Duration::ZERO;
     }
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let pause = COALESCE_PER_JOB.saturating_mul(count(running)) / count(processors);
-    pause.min(COALESCE_PAUSE_MAX)
+    (mean_run / COALESCE_PART).min(COALESCE_PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_follows_from_the_jobs_and_never_leaves_a_processor_idle() {
+        let ms = Duration::from_millis;
+        assert_eq!(coalesce_pause(7, 2, ms(8)), Duration::ZERO);
+        assert_eq!(coalesce_pause(8, 2, ms(8)), ms(1));
+        assert_eq!(coalesce_pause(64, 2, Duration::ZERO), Duration::ZERO);
+        assert_eq!(coalesce_pause(64, 2, ms(60_000)), COALESCE_PAUSE_MAX);
+    }
 }

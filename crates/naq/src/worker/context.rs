@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::claim_ahead::ClaimAhead;
 use super::file_cache::FileCache;
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
@@ -45,11 +46,15 @@ pub(super) struct WorkerContext {
     pub(super) running_alone: Semaphore,
     /// The log of the jobs.
     pub(super) job_log: JobLog,
-    /// One place for each job that runs or whose outcome is not recorded yet, as many as jobs may
-    /// run at once. The slot of a job that has ended is free at once, so that the next job is
-    /// requested and claimed meanwhile; but it starts only when a place is free, so that a server
-    /// which stores nothing neither fills this worker's memory with outcomes nor gets more claims.
-    pub(super) places: Semaphore,
+    /// One permit for each job that runs, as many as jobs may run at once.
+    pub(super) running: Semaphore,
+    /// One permit for each job that runs or whose outcome is not recorded yet: as many as jobs may run at once,
+    /// and as may be claimed ahead. The slot of a job that has ended is free at once, so that the next job is
+    /// requested and claimed, or started, meanwhile; but a server which stores nothing does not fill this
+    /// worker's memory with outcomes.
+    pub(super) outcomes: Semaphore,
+    /// How many jobs are claimed beyond those that have a place.
+    pub(super) claim_ahead: ClaimAhead,
     /// The scripts that need no more preparation.
     pub(super) prepared_scripts: PreparedScripts,
     /// The warm processes.

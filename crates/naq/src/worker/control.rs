@@ -306,6 +306,7 @@ mod tests {
                     sequence: 1,
                     delivery: 1,
                     alone: false,
+                    claimed_ahead: false,
                     unknown: naq_protocol::UnknownFields::default(),
                 },
                 started_at: Timestamp::from_unix_ms(0).unwrap(),

@@ -75,6 +75,15 @@ impl<'a> LeasedDelivery<'a> {
         done
     }
 
+    /// Acknowledges the message of a job whose outcome is recorded, and passes `done` on. It does not wait for the
+    /// answer: if the acknowledgement is lost, the redelivered message finds the terminal record.
+    pub(super) async fn acknowledge_ended(&self, done: Done) -> Done {
+        failpoint("ack.before");
+        let _ = self.persist(|| self.lease.ack_ended(self.broker())).await;
+        failpoint("ack.done");
+        done
+    }
+
     /// Keeps the envelope of a failed job in the stream of dead letters.
     ///
     /// # Errors
@@ -103,6 +112,7 @@ impl<'a> LeasedDelivery<'a> {
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
             alone: RunAlone::NotRequested,
+            claimed_ahead: false,
             traceparent: message.traceparent().map(str::to_owned),
             scheduled_for: message.scheduled_for(),
             job_id,

@@ -4,12 +4,13 @@
 //! succeeds or the lease on the message is lost, and none in a way that could do something twice.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::attempt::Attempt;
-use super::claim::Claim;
+use super::attempt::{Attempt, Turn};
+use super::claim::{Claim, ClaimedJob};
 use super::command;
 use super::context::WorkerContext;
 use super::delivery::{LeasedDelivery, resolve_job_id};
@@ -17,13 +18,14 @@ use super::lease::{MessageKey, MessageLease};
 use super::metrics::AttemptOutcome;
 use super::report::{Done, Report, WorkerSlot};
 use naq_core::DeliveryContext;
-use naq_jetstream::BrokerError;
+use naq_jetstream::{BrokerError, failpoint};
 use naq_protocol::{Envelope, JobId};
 
 /// Handles a delivery and reports the result to the loop. A task of its own for each delivery.
 pub(super) async fn run(
     context: Arc<WorkerContext>,
     lease: Arc<MessageLease>,
+    turn: Turn,
     reports: mpsc::Sender<Report>,
 ) {
     let message = lease.delivery();
@@ -34,7 +36,7 @@ pub(super) async fn run(
         message: &message,
     };
     let (job_id, result) = if lease.confirm_if_short().await {
-        handle_delivery(delivery, &mut slot).await
+        handle_delivery(delivery, turn, &mut slot).await
     } else {
         // the claim would find out that another worker has the message, but not that one gets it
         (resolve_job_id(&message, None).0, Done::LeaseLost)
@@ -49,10 +51,14 @@ pub(super) async fn run(
         .await;
 }
 
-async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>) -> (JobId, Done) {
+async fn handle_delivery(
+    delivery: LeasedDelivery<'_>,
+    turn: Turn,
+    slot: &mut WorkerSlot<'_>,
+) -> (JobId, Done) {
     let message = delivery.message;
     if message.is_recheck() {
-        return recheck_blocked_job(delivery, slot).boxed().await;
+        return recheck_blocked_job(delivery, turn, slot).boxed().await;
     }
     let parsed = Envelope::parse(&message.payload);
     let (job_id, id_problem) = resolve_job_id(message, parsed.as_ref().ok());
@@ -67,6 +73,7 @@ async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>
             let attempt = Attempt {
                 delivery,
                 envelope: &envelope,
+                turn,
             };
             execute(&attempt, facts, slot).await
         }
@@ -77,13 +84,29 @@ async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>
 
 /// Claims the job, runs it, and finishes: records the outcome and acknowledges the message.
 async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut WorkerSlot<'_>) -> Done {
-    let (record, revision, _alone) = match attempt.claim(facts).await {
+    let claimed = match attempt.claim(facts).await {
         Claim::Done(done) => return done,
-        Claim::Claimed(record, revision, alone) => (record, revision, alone),
+        Claim::Claimed(claimed) => claimed,
     };
-    let Some(place) = attempt.place().await else {
+    let ClaimedJob {
+        record,
+        revision,
+        alone: _alone,
+        place,
+    } = claimed;
+    let place = match place {
+        Some(place) => Some(place),
+        None => {
+            if attempt.turn == Turn::Next {
+                failpoint("ahead.claimed");
+            }
+            attempt.place(&record).await
+        }
+    };
+    let Some(mut place) = place else {
         return Box::pin(attempt.return_unstarted(record, revision)).await;
     };
+    let started = Instant::now();
     let metrics = &attempt.delivery.context.metrics;
     let queue = &attempt.delivery.message.queue;
     let job = record.job_id.clone();
@@ -92,7 +115,20 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
         return Done::LeaseLost;
     };
     attempt.delivery.lease.mark_ended();
+    let ahead = &attempt.delivery.context.claim_ahead;
+    match ended.usage {
+        // The time until its turn came is not part of its run.
+        Some(usage) if attempt.turn == Turn::Next => {
+            let run = Duration::from_millis(usage.wall_ms);
+            ahead.on_ended(started.elapsed().min(run));
+        }
+        Some(_) => ahead.on_ended(started.elapsed()),
+        None => ahead.on_unstarted(),
+    }
+    place.end_run();
     slot.release().await;
+    // the next job starts before this one's outcome is written, so that the processors have something to do
+    tokio::task::yield_now().await;
     let done = attempt
         .finish(ended.next, ended.revision, Some(place))
         .await;
@@ -104,11 +140,12 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
 /// long, or the job may have expired.
 async fn recheck_blocked_job(
     delivery: LeasedDelivery<'_>,
+    turn: Turn,
     slot: &mut WorkerSlot<'_>,
 ) -> (JobId, Done) {
     let (job_id, _) = resolve_job_id(delivery.message, None);
     delivery.lease.set_job_id(&job_id);
-    let done = match execute_blocked_job(delivery, &job_id, slot).await {
+    let done = match execute_blocked_job(delivery, &job_id, turn, slot).await {
         Ok(done) => done,
         // Every further delivery would find the same. This drops the recheck, not the job.
         Err(error @ BrokerError::InvalidData(_)) => {
@@ -126,6 +163,7 @@ async fn recheck_blocked_job(
 async fn execute_blocked_job(
     delivery: LeasedDelivery<'_>,
     job_id: &JobId,
+    turn: Turn,
     slot: &mut WorkerSlot<'_>,
 ) -> Result<Done, BrokerError> {
     let Some(blocked) = delivery.read_blocked_job(job_id).await? else {
@@ -149,6 +187,7 @@ async fn execute_blocked_job(
     let attempt = Attempt {
         delivery,
         envelope: &envelope,
+        turn,
     };
     Ok(execute(&attempt, facts, slot).await)
 }
@@ -157,7 +196,7 @@ async fn execute_blocked_job(
 mod tests {
     use super::*;
 
-    fn future_bytes<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+    fn future_bytes<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -8,13 +8,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::attempt::Turn;
 use super::coalescing::Coalescing;
 use super::context::WorkerContext;
 use super::exit_rules::ExitRules;
 use super::heartbeat::{self, HeartbeatFacts};
 use super::lease::{MessageKey, MessageLease, RecordCheck};
 use super::options::{WorkerCommand, WorkerSummary};
-use super::pull_planner::PullPlanner;
+use super::pull_planner::{PullPlanner, WantedJobs};
 use super::report::{Done, Report};
 use super::{delivery_task, prepare, requeue_orphans};
 use crate::clock::{BootInstant, now};
@@ -63,7 +64,8 @@ pub(super) struct Worker {
     /// Number of times that the leases are being confirmed. Meanwhile no jobs are requested.
     confirming: usize,
     reports: mpsc::Sender<Report>,
-    free_slots: usize,
+    /// Number of slots in use: those of jobs that run, and of jobs that wait to start next.
+    slots_in_use: usize,
     /// A task for each delivery that has a slot.
     deliveries: JoinSet<()>,
     summary: WorkerSummary,
@@ -85,6 +87,10 @@ pub(super) struct Worker {
     exit_rules: ExitRules,
     coalescing: Coalescing,
 }
+
+/// How many jobs of one queue follow each other while jobs are short: all of them together take some tens of
+/// milliseconds at most.
+const SHORT_JOBS_TURN: usize = 16;
 
 /// What the loop waits for. One is received, then handled.
 enum LoopEvent {
@@ -122,7 +128,7 @@ impl Worker {
             pulls,
             control,
             reports,
-            free_slots: context.options.concurrency,
+            slots_in_use: 0,
             deliveries: JoinSet::new(),
             summary: WorkerSummary::default(),
             command: WorkerCommand::Run,
@@ -151,9 +157,9 @@ impl Worker {
         let mut heartbeats = tokio::time::interval(options.heartbeat_interval);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.check_consumers(Duration::ZERO);
         loop {
-            let busy = self.context.options.concurrency - self.free_slots;
-            self.context.metrics.slots_busy.set(busy as f64);
+            self.context.metrics.slots_busy.set(self.running() as f64);
             if self.command == WorkerCommand::Run {
                 self.request_jobs().await;
             } else if self.context.leases.is_empty() {
@@ -245,7 +251,7 @@ impl Worker {
         let is_connected = self.context.broker.connection().state().connected;
         let is_due = self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL;
         if is_connected && is_due {
-            self.recreate_stale_consumers();
+            self.check_consumers(CONSUMERS_CHECK_DELAY);
             // in case the notification was lost
             self.check_drain_request();
         }
@@ -346,6 +352,25 @@ impl Worker {
         self.exit_rules.jobs_left(self.summary.jobs_ended, held)
     }
 
+    /// Number of slots that jobs run in. Further jobs in use only wait.
+    fn running(&self) -> usize {
+        self.slots_in_use.min(self.context.options.concurrency)
+    }
+
+    /// How many jobs may be requested.
+    fn wanted_jobs(&self) -> WantedJobs {
+        let (slots, in_use) = (self.context.options.concurrency, self.slots_in_use);
+        let left = self.jobs_left();
+        let free = slots.saturating_sub(in_use).min(left);
+        let depth = self.context.claim_ahead.depth();
+        let most = slots + depth;
+        WantedJobs {
+            free,
+            turn: if depth == 0 { 1 } else { SHORT_JOBS_TURN },
+            ahead: most.saturating_sub(in_use.max(slots)).min(left - free),
+        }
+    }
+
     /// Requests as many jobs as there are free slots.
     async fn request_jobs(&mut self) {
         // A job whose outcome NATS would not store must not start.
@@ -356,8 +381,10 @@ impl Worker {
         let pending_pulls: Vec<_> = (0..self.pulls.len())
             .map(|index| self.pulls.pending_pulls(index))
             .collect();
-        let free_slots = self.free_slots.min(self.jobs_left());
-        for pull in self.pull_planner.plan(free_slots, &pending_pulls, order) {
+        for pull in self
+            .pull_planner
+            .plan(self.wanted_jobs(), &pending_pulls, order)
+        {
             let sent_at = BootInstant::now().since_boot();
             let requesting = self
                 .pulls
@@ -378,13 +405,14 @@ impl Worker {
         while let Ok(report) = inbox.try_recv() {
             self.on_report(report);
         }
-        let running = self.context.options.concurrency - self.free_slots;
-        self.coalescing.coalesce_completions(running);
+        let mean_run = self.context.claim_ahead.mean_run();
+        self.coalescing
+            .coalesce_completions(self.running(), mean_run);
     }
 
     fn on_report(&mut self, report: Report) {
         match report {
-            Report::SlotFree => self.free_slots += 1,
+            Report::SlotFree => self.slots_in_use -= 1,
             Report::RouteAvailable { queue, consumer } => self.add_route(queue, consumer),
             Report::Finished {
                 job_id,
@@ -450,7 +478,7 @@ impl Worker {
                 self.pull_planner.reset();
                 self.confirm_leases();
                 self.remove_poison_messages();
-                self.recreate_stale_consumers();
+                self.check_consumers(CONSUMERS_CHECK_DELAY);
             }
         }
     }
@@ -470,13 +498,15 @@ impl Worker {
     /// Starts a task for a delivery if there is a free slot, and returns whether it did.
     fn start_or_requeue(&mut self, delivery: Delivery) -> bool {
         let is_running = self.command == WorkerCommand::Run && self.jobs_left() > 0;
-        if self.free_slots == 0 || !is_running || self.context.refused_writes.exist() {
+        let WantedJobs { free, ahead, .. } = self.wanted_jobs();
+        if free + ahead == 0 || !is_running || self.context.refused_writes.exist() {
             tokio::spawn(async move {
                 let _ = delivery.nak().await;
             });
             return false;
         }
-        self.free_slots -= 1;
+        let turn = if free > 0 { Turn::Now } else { Turn::Next };
+        self.slots_in_use += 1;
         let key = MessageKey::of(&delivery);
         let lease = Arc::new(MessageLease::new(delivery, self.context.options.ack_wait));
         self.context.leases.insert(key, Arc::clone(&lease));
@@ -484,7 +514,7 @@ impl Worker {
         let reports = self.reports.clone();
         while self.deliveries.try_join_next().is_some() {}
         self.deliveries
-            .spawn(delivery_task::run(context, lease, reports));
+            .spawn(delivery_task::run(context, lease, turn, reports));
         true
     }
 
@@ -661,9 +691,9 @@ impl Worker {
     }
 
     /// Recreates the consumers that deliver nothing because the server has lost their stream's messages in a
-    /// power cut. Called after a reconnect, and from time to time: another server of the cluster may have
-    /// lost power.
-    fn recreate_stale_consumers(&mut self) {
+    /// power cut, and reads which have a limit of running jobs. Called at the start, after a reconnect, and from
+    /// time to time: another server of the cluster may have lost power, and limits change.
+    fn check_consumers(&mut self, delay: Duration) {
         self.consumers_checked_at = Instant::now();
         if self.context.options.single_job.is_some() {
             return;
@@ -678,10 +708,13 @@ impl Worker {
         tokio::spawn(async move {
             // The server handles the requests of a connection in order, and the renewals of leases must
             // not wait behind these.
-            tokio::time::sleep(CONSUMERS_CHECK_DELAY).await;
+            tokio::time::sleep(delay).await;
+            let mut is_unlimited = true;
             for (queue, consumer) in consumers {
-                prepare::recreate_stale_consumer(&context.broker, &queue, &consumer).await;
+                let checked = prepare::check_consumer(&context.broker, &queue, &consumer).await;
+                is_unlimited &= checked.is_some_and(|checked| !checked.is_limited);
             }
+            context.claim_ahead.set_unlimited(is_unlimited);
         });
     }
 
@@ -716,8 +749,9 @@ impl Worker {
             command: self.command,
             // a slot is free before the outcome is recorded, and a job is claimed before it has a
             // place
-            running: self.context.options.concurrency
-                - self.free_slots.min(self.context.places.available_permits()),
+            running: self
+                .running()
+                .max(self.context.options.concurrency - self.context.running.available_permits()),
             jobs_ended: self.summary.jobs_ended,
             started_at: self.started_at,
         };

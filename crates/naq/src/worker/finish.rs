@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::SemaphorePermit;
-
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Place};
 use super::report::Done;
 use crate::clock::now;
 use naq_core::{OnCancel, OnEnd, on_cancel};
@@ -16,23 +14,26 @@ use naq_protocol::{Record, State, Timestamp};
 /// a quarter of a second after it was stored at the earliest.
 const IN_WORKER_DELAY_MAX: Duration = Duration::from_millis(250);
 
-/// The place of an attempt among the worker's jobs; `None` if the job has not started.
-type Place<'a> = Option<SemaphorePermit<'a>>;
-
 /// A terminal record that is to be written.
 struct FinalRecord<'a> {
     record: Box<Record>,
     dead_letter: bool,
     revision: u64,
     waiter: SlotWaiter,
-    place: Place<'a>,
+    /// The place of the attempt among the worker's jobs; `None` if the job has not started.
+    place: Option<Place<'a>>,
 }
 
 impl Attempt<'_> {
     /// Records the outcome of an attempt and does what follows from it. `revision` is that of the
     /// record that the outcome replaces. `place` is that of the attempt, which is free once its
     /// outcome is recorded.
-    pub(super) async fn finish(&self, next: OnEnd, revision: u64, place: Place<'_>) -> Done {
+    pub(super) async fn finish(
+        &self,
+        next: OnEnd,
+        revision: u64,
+        place: Option<Place<'_>>,
+    ) -> Done {
         let finished = match next {
             OnEnd::Finish {
                 record,
@@ -47,8 +48,10 @@ impl Attempt<'_> {
                 };
                 self.finish_for_good(end).await
             }
-            OnEnd::Retry { record, due } => self.retry(record, due, revision, place).await,
-            OnEnd::Requeue { record } => self.requeue(record, revision, place).await,
+            OnEnd::Retry { record, due } => {
+                Box::pin(self.retry(record, due, revision, place)).await
+            }
+            OnEnd::Requeue { record } => Box::pin(self.requeue(record, revision, place)).await,
         };
         match finished {
             Ok(done) => done,
@@ -171,7 +174,7 @@ impl Attempt<'_> {
             .finish_job(&record, Some(self.envelope), waiter)
             .await?;
         failpoint("released");
-        Ok(delivery.acknowledge(Done::Recorded(record)).await)
+        Ok(delivery.acknowledge_ended(Done::Recorded(record)).await)
     }
 
     /// Records that the job is to be retried, and has it delivered again when that is due.
@@ -180,7 +183,7 @@ impl Attempt<'_> {
         mut record: Box<Record>,
         due: Timestamp,
         revision: u64,
-        place: Place<'_>,
+        place: Option<Place<'_>>,
     ) -> Result<Done, BrokerError> {
         let delivery = &self.delivery;
         let is_short = time_until(due) < IN_WORKER_DELAY_MAX;
@@ -214,7 +217,7 @@ impl Attempt<'_> {
         &self,
         mut record: Box<Record>,
         revision: u64,
-        place: Place<'_>,
+        place: Option<Place<'_>>,
     ) -> Result<Done, BrokerError> {
         let delivery = &self.delivery;
         let revision = delivery.record_outcome(&mut record, revision, None).await?;

@@ -350,6 +350,20 @@ impl MessageLease {
         }
     }
 
+    /// Acknowledges the message of an ended job. While there is a connection, it does not wait for the answer.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub(super) async fn ack_ended(&self, broker: &Broker) -> Result<(), BrokerError> {
+        match self.identified_delivery(broker).await? {
+            Some(delivery) if broker.connection().state().connected => {
+                delivery.ack_unconfirmed().await
+            }
+            Some(delivery) => Box::pin(delivery.ack()).await,
+            None => Ok(()),
+        }
+    }
+
     /// Negatively acknowledges the message.
     ///
     /// # Errors
@@ -375,7 +389,7 @@ impl MessageLease {
             return Ok(Some(delivery));
         }
         let looked_at = BootInstant::now();
-        if !broker.is_message_stored(&delivery).await? {
+        if !Box::pin(broker.is_message_stored(&delivery)).await? {
             tracing::debug!(
                 queue = %delivery.queue,
                 sequence = delivery.sequence,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::claim_ahead::{ClaimAhead, DEPTH_MAX};
 use super::context::{RefusedWrites, RegisteredRoutes, WorkerContext};
 use super::event_loop::{Worker, next_command};
 use super::file_cache::FileCache;
@@ -74,7 +75,9 @@ pub async fn run_worker(
         worker_id: worker_id.clone(),
         leases: HeldLeases::default(),
         refused_writes: RefusedWrites::default(),
-        places: Semaphore::new(options.concurrency),
+        running: Semaphore::new(options.concurrency),
+        outcomes: Semaphore::new(options.concurrency + DEPTH_MAX),
+        claim_ahead: ClaimAhead::default(),
         runners: Mutex::default(),
         prepared_scripts: PreparedScripts::default(),
         warm: warm.clone(),

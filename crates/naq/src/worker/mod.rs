@@ -11,8 +11,10 @@
 
 mod artifacts;
 mod attempt;
+mod awaited_turn;
 mod blocked;
 mod claim;
+mod claim_ahead;
 mod coalescing;
 mod command;
 mod context;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::options::WorkerConfig;
 use naq_core::ExponentialBackoff;
-use naq_jetstream::{Broker, BrokerError, LeaseQuerySubscription, PullSubscription};
+use naq_jetstream::{
+    Broker, BrokerError, CheckedConsumer, LeaseQuerySubscription, PullSubscription,
+};
 use naq_protocol::QueueName;
 
 /// Pauses while servers elect a leader, or do not answer.
@@ -118,17 +120,23 @@ pub(super) async fn open_pull_subscription(
 
 /// Recreates a consumer if it can deliver nothing because the server has lost its stream's messages. Retries
 /// a few times, since a server that has just started may not answer yet.
-pub(super) async fn recreate_stale_consumer(broker: &Broker, queue: &QueueName, consumer: &str) {
+/// Returns what was found. `None` if the server did not say.
+pub(super) async fn check_consumer(
+    broker: &Broker,
+    queue: &QueueName,
+    consumer: &str,
+) -> Option<CheckedConsumer> {
     const TRIES: u32 = 4;
     for failures in 1..=TRIES {
         match broker.recreate_stale_consumer(queue, consumer).await {
-            Ok(_) => return,
+            Ok(checked) => return checked,
             Err(error) => {
                 tracing::debug!(%queue, consumer, "cannot check the consumer: {error}");
                 tokio::time::sleep(RECREATE_BACKOFF.pause(failures, rand::random())).await;
             }
         }
     }
+    None
 }
 
 /// Creates a removed queue and one of its consumers again, with as many retries as it takes.

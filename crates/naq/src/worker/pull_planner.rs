@@ -8,6 +8,9 @@
 //! queue believed to be empty gets a *probe*: an expiring request for one job, which is answered
 //! when a job arrives. If no slot is free by then, that job is requeued at once, and the queue is
 //! known to have jobs from then on.
+//!
+//! Queues that have jobs take turns. While jobs are short, a turn has several of them: each queue has a stream and a
+//! consumer of its own at the server, and one that is asked again at once costs it a fraction of another one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +24,17 @@ pub enum QueueOrder {
     Fair,
     /// The first queue that has jobs, in the configured order.
     Strict,
+}
+
+/// How many jobs a worker can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedJobs {
+    /// For slots that are free.
+    pub(super) free: usize,
+    /// To be claimed while all slots are in use, or soon will be.
+    pub(super) ahead: usize,
+    /// How many jobs of one queue may follow each other while other queues have some too.
+    pub(super) turn: usize,
 }
 
 /// One request to send.
@@ -65,6 +79,8 @@ pub(super) struct PullPlanner {
     states: Vec<QueueState>,
     /// Index of the queue whose turn it is under [`QueueOrder::Fair`].
     turn: usize,
+    /// How many jobs that queue has left in its turn. Zero if the turn has not begun.
+    left_in_turn: u64,
     /// Indexes in order of preference under [`QueueOrder::Strict`]. Empty means the order of the
     /// indexes.
     preference: Vec<usize>,
@@ -118,10 +134,11 @@ impl PullPlanner {
         self.states.fill(QueueState::Empty);
     }
 
-    /// The requests that, added to the pending ones, fill the free slots.
+    /// The requests that, added to the pending ones, fill the free slots, and for queues that have jobs those that
+    /// are claimed ahead.
     pub(super) fn plan(
         &mut self,
-        free: usize,
+        wanted: WantedJobs,
         queues: &[PendingPulls],
         order: QueueOrder,
     ) -> Vec<PullRequest> {
@@ -129,44 +146,29 @@ impl PullPlanner {
         for index in self.recreated_queues.drain() {
             self.set_state(index, QueueState::Empty);
         }
-        let free = free as u64;
-        if let [queue] = queues {
-            let missing = free.saturating_sub(queue.expiring);
-            if missing == 0 || self.states[0] == QueueState::Missing {
-                return Vec::new();
-            }
-            return vec![PullRequest {
-                index: 0,
-                count: missing,
-                kind: PullKind::Expiring,
-            }];
-        }
+        let (free, ahead) = (wanted.free as u64, wanted.ahead as u64);
         let under_way: u64 = queues.iter().map(|queue| queue.no_wait).sum();
-        let mut unrequested = free.saturating_sub(under_way);
-        let filled: Vec<usize> = (0..queues.len())
-            .map(|step| match order {
-                QueueOrder::Strict => self.preference.get(step).copied().unwrap_or(step),
-                QueueOrder::Fair => (self.turn + step) % queues.len(),
-            })
-            .filter(|index| self.states[*index] == QueueState::HasJobs)
-            .collect();
-        let mut requests = Vec::new();
-        for (place, index) in filled.iter().enumerate() {
-            let share = match order {
-                QueueOrder::Strict => unrequested,
-                QueueOrder::Fair => unrequested.div_ceil((filled.len() - place) as u64),
+        if let [queue] = queues {
+            let ahead = match self.states[0] {
+                QueueState::Missing => return Vec::new(),
+                QueueState::Empty => 0,
+                QueueState::HasJobs => ahead.saturating_sub(under_way),
             };
-            if share == 0 {
-                break;
-            }
-            requests.push(PullRequest {
-                index: *index,
-                count: share,
-                kind: PullKind::NoWait,
-            });
-            unrequested -= share;
-            self.turn = (index + 1) % queues.len();
+            // a request for a job ahead must not stay: the next job is then another worker's
+            let kinds = [
+                (PullKind::Expiring, free.saturating_sub(queue.expiring)),
+                (PullKind::NoWait, ahead),
+            ];
+            let wanted = kinds.into_iter().filter(|(_, count)| *count > 0);
+            let request = |(kind, count)| PullRequest {
+                index: 0,
+                count,
+                kind,
+            };
+            return wanted.map(request).collect();
         }
+        let unrequested = (free + ahead).saturating_sub(under_way);
+        let mut requests = self.plan_filled(unrequested, wanted.turn, queues.len(), order);
         if free > 0 {
             for (index, queue) in queues.iter().enumerate() {
                 if self.states[index] == QueueState::Empty && queue.expiring == 0 {
@@ -180,12 +182,119 @@ impl PullPlanner {
         }
         requests
     }
+
+    /// The requests to queues that have jobs, for this number of jobs. `turn` is how many follow each other.
+    fn plan_filled(
+        &mut self,
+        mut unrequested: u64,
+        turn: usize,
+        queues: usize,
+        order: QueueOrder,
+    ) -> Vec<PullRequest> {
+        let filled: Vec<usize> = (0..queues)
+            .map(|step| match order {
+                QueueOrder::Strict => self.preference.get(step).copied().unwrap_or(step),
+                QueueOrder::Fair => (self.turn + step) % queues,
+            })
+            .filter(|index| self.states[*index] == QueueState::HasJobs)
+            .collect();
+        let mut requests = Vec::new();
+        for (place, index) in filled.iter().enumerate() {
+            if unrequested == 0 {
+                break;
+            }
+            let share = match order {
+                QueueOrder::Strict => unrequested,
+                QueueOrder::Fair => {
+                    let queues_left = (filled.len() - place) as u64;
+                    let continues = self.turn == *index && self.left_in_turn > 0 && queues_left > 1;
+                    let left = match continues {
+                        true => self.left_in_turn.min(turn as u64),
+                        // more than a turn each, if there are more slots than turns
+                        false => unrequested.div_ceil(queues_left).max(turn as u64),
+                    };
+                    let share = left.min(unrequested);
+                    self.left_in_turn = left - share;
+                    self.turn = match self.left_in_turn {
+                        0 => (index + 1) % queues,
+                        _ => *index,
+                    };
+                    share
+                }
+            };
+            requests.push(PullRequest {
+                index: *index,
+                count: share,
+                kind: PullKind::NoWait,
+            });
+            unrequested -= share;
+        }
+        requests
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn slots(free: usize) -> WantedJobs {
+        WantedJobs {
+            free,
+            ahead: 0,
+            turn: 1,
+        }
+    }
+
+    #[test]
+    fn short_jobs_of_one_queue_follow_each_other_for_a_turn() {
+        let mut planner = PullPlanner::default();
+        planner.on_delivered(0, 99);
+        planner.on_delivered(1, 99);
+        let mut plan = |free, turn| {
+            let wanted = WantedJobs {
+                free,
+                ahead: 0,
+                turn,
+            };
+            let pulls = planner.plan(wanted, &idle(2), QueueOrder::Fair);
+            let pulls = pulls.iter().map(|pull| (pull.index, pull.count));
+            pulls.collect::<Vec<_>>()
+        };
+        assert_eq!(plan(3, 4), [(0, 3)]);
+        assert_eq!(plan(3, 4), [(0, 1), (1, 2)]);
+        assert_eq!(plan(1, 4), [(1, 1)]);
+        // long jobs alternate at once
+        assert_eq!(plan(1, 1), [(1, 1)]);
+        assert_eq!(plan(1, 1), [(0, 1)]);
+        // more free slots than turns
+        assert_eq!(plan(20, 4), [(1, 10), (0, 10)]);
+    }
+
+    #[test]
+    fn jobs_are_claimed_ahead_only_of_queues_that_have_some() {
+        let mut planner = PullPlanner::default();
+        let busy = WantedJobs {
+            ahead: 3,
+            ..slots(0)
+        };
+        assert_eq!(planner.plan(busy, &idle(1), QueueOrder::Fair), []);
+        planner.on_delivered(0, 9);
+        let ahead = planner.plan(busy, &idle(1), QueueOrder::Fair);
+        assert_eq!(ahead, [no_wait_pull(0, 3)]);
+        let one_free = WantedJobs {
+            ahead: 3,
+            ..slots(1)
+        };
+        let both = planner.plan(one_free, &idle(1), QueueOrder::Fair);
+        assert_eq!(both, [expiring_pull(0, 1), no_wait_pull(0, 3)]);
+        assert_eq!(
+            planner.plan(busy, &idle(2), QueueOrder::Fair),
+            [no_wait_pull(0, 3)]
+        );
+        planner.on_unfilled(0);
+        assert_eq!(planner.plan(busy, &idle(2), QueueOrder::Fair), []);
+    }
 
     fn idle(queues: usize) -> Vec<PendingPulls> {
         vec![PendingPulls::default(); queues]
@@ -221,24 +330,30 @@ mod tests {
     fn one_queue_gets_a_pending_request_for_each_free_slot() {
         let mut planner = PullPlanner::default();
         assert_eq!(
-            planner.plan(4, &expiring(&[0]), QueueOrder::Fair),
+            planner.plan(slots(4), &expiring(&[0]), QueueOrder::Fair),
             [expiring_pull(0, 4)]
         );
         assert_eq!(
-            planner.plan(4, &expiring(&[3]), QueueOrder::Fair),
+            planner.plan(slots(4), &expiring(&[3]), QueueOrder::Fair),
             [expiring_pull(0, 1)]
         );
-        assert_eq!(planner.plan(0, &expiring(&[0]), QueueOrder::Fair), []);
+        assert_eq!(
+            planner.plan(slots(0), &expiring(&[0]), QueueOrder::Fair),
+            []
+        );
     }
 
     #[test]
     fn empty_queues_get_one_expiring_probe_each() {
         let mut planner = PullPlanner::default();
         assert_eq!(
-            planner.plan(1, &idle(2), QueueOrder::Fair),
+            planner.plan(slots(1), &idle(2), QueueOrder::Fair),
             [expiring_pull(0, 1), expiring_pull(1, 1)]
         );
-        assert_eq!(planner.plan(1, &expiring(&[1, 1]), QueueOrder::Fair), []);
+        assert_eq!(
+            planner.plan(slots(1), &expiring(&[1, 1]), QueueOrder::Fair),
+            []
+        );
     }
 
     #[test]
@@ -247,11 +362,11 @@ mod tests {
         planner.on_delivered(0, 9);
         planner.on_delivered(1, 9);
         assert_eq!(
-            planner.plan(4, &idle(2), QueueOrder::Fair),
+            planner.plan(slots(4), &idle(2), QueueOrder::Fair),
             [no_wait_pull(0, 2), no_wait_pull(1, 2)]
         );
         assert_eq!(
-            planner.plan(4, &idle(2), QueueOrder::Strict),
+            planner.plan(slots(4), &idle(2), QueueOrder::Strict),
             [no_wait_pull(0, 4)]
         );
     }
@@ -261,8 +376,8 @@ mod tests {
         let mut planner = PullPlanner::default();
         planner.on_delivered(0, 9);
         planner.on_delivered(1, 9);
-        let first = planner.plan(1, &idle(2), QueueOrder::Fair);
-        let second = planner.plan(1, &idle(2), QueueOrder::Fair);
+        let first = planner.plan(slots(1), &idle(2), QueueOrder::Fair);
+        let second = planner.plan(slots(1), &idle(2), QueueOrder::Fair);
         assert_eq!(
             (first, second),
             (vec![no_wait_pull(0, 1)], vec![no_wait_pull(1, 1)])
@@ -274,11 +389,14 @@ mod tests {
         let mut planner = PullPlanner::default();
         planner.on_delivered(1, 9);
         // its probe is still pending
-        assert_eq!(planner.plan(0, &expiring(&[1, 0]), QueueOrder::Strict), []);
+        assert_eq!(
+            planner.plan(slots(0), &expiring(&[1, 0]), QueueOrder::Strict),
+            []
+        );
         planner.on_delivered(0, 0);
         planner.on_requeued(0);
         assert_eq!(
-            planner.plan(1, &idle(2), QueueOrder::Strict),
+            planner.plan(slots(1), &idle(2), QueueOrder::Strict),
             [no_wait_pull(0, 1)]
         );
     }
@@ -290,12 +408,12 @@ mod tests {
         planner.on_delivered(0, 9);
         planner.on_delivered(2, 9);
         assert_eq!(
-            planner.plan(1, &idle(3), QueueOrder::Strict),
+            planner.plan(slots(1), &idle(3), QueueOrder::Strict),
             [no_wait_pull(2, 1), expiring_pull(1, 1)]
         );
         planner.on_unfilled(2);
         assert_eq!(
-            planner.plan(1, &expiring(&[0, 1, 1]), QueueOrder::Strict),
+            planner.plan(slots(1), &expiring(&[0, 1, 1]), QueueOrder::Strict),
             [no_wait_pull(0, 1)]
         );
     }
@@ -304,10 +422,10 @@ mod tests {
     fn a_missing_queue_gets_no_requests_until_it_is_recreated() {
         let mut planner = PullPlanner::default();
         planner.on_queue_missing(0);
-        assert_eq!(planner.plan(1, &idle(1), QueueOrder::Fair), []);
+        assert_eq!(planner.plan(slots(1), &idle(1), QueueOrder::Fair), []);
         planner.recreated_queues().mark_recreated(0);
         assert_eq!(
-            planner.plan(1, &idle(1), QueueOrder::Fair),
+            planner.plan(slots(1), &idle(1), QueueOrder::Fair),
             [expiring_pull(0, 1)]
         );
     }
@@ -315,7 +433,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_wait_requests_never_exceed_the_free_slots(
-            free in 0_usize..20,
+            (free, ahead, turn) in (0_usize..20, 0_usize..20, 1_usize..20),
             queues in proptest::collection::vec((0_u64..5, 0_u64..2, any::<bool>()), 2..6),
             strict in any::<bool>(),
         ) {
@@ -329,13 +447,13 @@ mod tests {
                 .collect();
             let under_way: u64 = pending_pulls.iter().map(|queue| queue.no_wait).sum();
             let order = if strict { QueueOrder::Strict } else { QueueOrder::Fair };
-            let requests = planner.plan(free, &pending_pulls, order);
+            let requests = planner.plan(WantedJobs { free, ahead, turn }, &pending_pulls, order);
             let requested: u64 = requests
                 .iter()
                 .filter(|request| request.kind == PullKind::NoWait)
                 .map(|request| request.count)
                 .sum();
-            prop_assert!(requested + under_way <= (free as u64).max(under_way));
+            prop_assert!(requested + under_way <= ((free + ahead) as u64).max(under_way));
             for request in requests.iter().filter(|request| request.kind == PullKind::Expiring) {
                 prop_assert_eq!(request.count + pending_pulls[request.index].expiring, 1);
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Turn};
+use super::awaited_turn::AwaitedTurn;
 use super::claim::log_suspicion;
 use super::command::{self, AttemptIdentity};
 use super::context::WorkerContext;
@@ -15,6 +16,7 @@ use super::input_files::JobInputs;
 use super::inputs::NoInputs;
 use super::limit_signals::limit_end;
 use super::live_output::LiveOutput;
+use super::options::WorkerConfig;
 use super::uploads::{FetchError, FetchedFiles};
 use super::warm::Cold;
 use crate::clock::now;
@@ -44,7 +46,9 @@ impl Attempt<'_> {
     /// outcome.
     pub(super) async fn run(&self, mut record: Box<Record>, mut revision: u64) -> Option<EndedRun> {
         let context = self.delivery.context;
-        context.metrics.on_started(&record.queue);
+        if self.turn == Turn::Now {
+            context.metrics.on_started(&record.queue);
+        }
         let mut usage = None;
         let finished = match self.gather(&record).await {
             Err(NoInputs::Lost) => return None,
@@ -111,6 +115,9 @@ impl Attempt<'_> {
         };
         let running = attempt.run_command(record, revision, secrets, inputs, fetched.scratch);
         let (mut completion, control_state) = running.await;
+        if completion.stopped == Some(StopCause::Withdrawn) {
+            failpoint("ahead.withdrawn");
+        }
         if matches!(
             completion.stopped,
             Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)
@@ -118,11 +125,7 @@ impl Attempt<'_> {
             return None;
         }
         context.metrics.on_completed(&record.queue, &completion);
-        let has_run = matches!(
-            completion.end,
-            Termination::Exited(_) | Termination::Signalled(_)
-        );
-        let usage = has_run.then_some(completion.usage);
+        let usage = has_run(&completion).then_some(completion.usage);
         let finished = classify_end(context, self.envelope, &completion, &control_state);
         let hint = match self.may_lack_rights(&completion) {
             true => Box::pin(self.withheld_rights_hint(&completion)).await,
@@ -206,6 +209,31 @@ impl Attempt<'_> {
         ))
     }
 
+    /// Sets how long the command may run, and when it may start.
+    fn limit_command(&self, command: &mut Command, record: &Record) {
+        let LeasedDelivery { context, lease, .. } = self.delivery;
+        // kept by the spawner, which acts although this process may be stopped by then
+        if self.envelope.overlap_ok == Some(true) {
+            lease.set_grace(context.options.outage_grace);
+        }
+        command.deadline = Some(lease.deadline());
+        command.alone = record.lease().is_some_and(|lease| lease.alone);
+        command.waits = self.turn == Turn::Next;
+    }
+
+    /// Counts and logs the start of a job whose turn had not come when it was sent to its spawner.
+    fn announce_awaited_start(&self, record: &Record) {
+        self.delivery.context.metrics.on_started(&record.queue);
+        self.announce_start(record);
+    }
+
+    /// Logs the start of the job, and begins its trace.
+    fn announce_start(&self, record: &Record) {
+        let context = self.delivery.context;
+        context.job_log.started(record, self.envelope);
+        context.options.traces.on_started(record);
+    }
+
     /// Starts the command, in a warm process if there is one for it. A job whose files lie in a scratch folder
     /// already gets a process of its own.
     async fn start(
@@ -247,12 +275,8 @@ impl Attempt<'_> {
         scratch: Option<ScratchDir>,
     ) -> (Completion, ControlState) {
         let LeasedDelivery { context, lease, .. } = self.delivery;
-        let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
         let options = &context.options;
-        let sink = match options.output_tap {
-            Some(_) => LiveSink::lossless(sender),
-            None => LiveSink::new(sender, options.live_output_after),
-        };
+        let (sink, mut chunks) = live_sink(options);
         // until this returns: the job's processes are gone by then
         let socket = context.job_socket.as_ref();
         let pass = socket.map(|socket| (socket, socket.admit(&record.job_id)));
@@ -266,15 +290,12 @@ impl Attempt<'_> {
         let mut command =
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
         command::pass_inputs(&mut command, inputs);
-        // kept by the spawner, which acts although this process may be stopped by then
-        if self.envelope.overlap_ok == Some(true) {
-            lease.set_grace(options.outage_grace);
-        }
-        command.deadline = Some(lease.deadline());
         command.work_folder = scratch.is_some();
-        command.alone = record.lease().is_some_and(|lease| lease.alone);
-        context.job_log.started(record, self.envelope);
-        options.traces.on_started(record);
+        self.limit_command(&mut command, record);
+        let mut turn = AwaitedTurn::of(&command);
+        if !turn.is_awaited() {
+            self.announce_start(record);
+        }
         if let Err(ended) = Box::pin(self.prepare_script(record, &command)).await {
             let control_state = ControlState::new(context.broker.message_bytes_max());
             return (with_runner(*ended, self.envelope), control_state);
@@ -291,6 +312,7 @@ impl Attempt<'_> {
             tokio::select! {
                 biased;
                 completion = handle.wait() => break completion,
+                () = turn.come(&handle), if turn.is_awaited() => self.announce_awaited_start(record),
                 Some(chunk) = chunks.recv() => live.publish(chunk).await,
                 message = handle.next_control_message(), if control_open => match message {
                     Some(message) => {
@@ -305,6 +327,9 @@ impl Attempt<'_> {
         };
         failpoint("run.ended");
         let completion = with_runner(completion, self.envelope);
+        if turn.is_awaited() && has_run(&completion) {
+            self.announce_awaited_start(record);
+        }
         // A checkpoint that is still being written replaces the same revision as the outcome. If
         // it wins, the outcome meets a conflict and merges.
         drop(checkpointer);
@@ -318,6 +343,16 @@ impl Attempt<'_> {
         record.warnings.extend(live.warning());
         (completion, control_state)
     }
+}
+
+/// Where the runner sends output while the job runs, and where it arrives.
+fn live_sink(options: &WorkerConfig) -> (LiveSink, mpsc::Receiver<LiveChunk>) {
+    let (sender, chunks) = mpsc::channel(LIVE_CHUNKS_MAX);
+    let sink = match options.output_tap {
+        Some(_) => LiveSink::lossless(sender),
+        None => LiveSink::new(sender, options.live_output_after),
+    };
+    (sink, chunks)
 }
 
 /// The envelope with the source of a script that travelled by its digest.
@@ -337,11 +372,15 @@ fn has_ended_by_itself(completion: &Completion) -> bool {
             StopReason::Drain | StopReason::Abandoned
         ))
     );
-    let has_run = matches!(
+    has_run(completion) && !was_interrupted
+}
+
+/// Whether the job's program was started.
+fn has_run(completion: &Completion) -> bool {
+    matches!(
         completion.end,
         Termination::Exited(_) | Termination::Signalled(_)
-    );
-    has_run && !was_interrupted
+    )
 }
 
 /// How many bytes of the beginning and of the end of standard error are searched for a complaint. All of
@@ -399,6 +438,7 @@ fn classify_end(
             (AttemptEnd::Exited(*code), None)
         }
         (_, Some(StopCause::Requested(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
+        (_, Some(StopCause::Withdrawn)) => (AttemptEnd::Drained, None),
         // such an attempt has no outcome: see `run`
         (_, Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)) => {
             (AttemptEnd::Drained, None)

@@ -25,6 +25,7 @@ fn delivered(sequence: u64, worker: &str, now: i64) -> DeliveryContext {
         slot: ConcurrencySlot::NotRequested,
         // a worker that runs one job at a time, unless a test says otherwise
         alone: RunAlone::Granted,
+        claimed_ahead: false,
         traceparent: None,
         scheduled_for: None,
     }

@@ -450,6 +450,7 @@ mod tests {
             sequence: 1,
             delivery: 1,
             alone: false,
+            claimed_ahead: false,
             unknown: naq_protocol::UnknownFields::default(),
         };
         let running = Phase::Running {
