@@ -11,7 +11,7 @@ use crate::harness::nats::TestServer;
 /// Adds a runner `kit` whose preparation of a script with a line that begins with `# needs` is this shell text.
 fn add_runner(naq: &Naq, preparation: &str) {
     let folder = naq.home().join("runners/kit");
-    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&folder).expect("a folder");
     let manifest = format!(
         r##"
 manifest = 1
@@ -27,12 +27,12 @@ match = "^# needs"
 argv = ["{{program}}", "-c", '''{preparation}''']
 "##
     );
-    fs::write(folder.join("runner.toml"), manifest).unwrap();
+    fs::write(folder.join("runner.toml"), manifest).expect("a file");
 }
 
 /// Enqueues a script for the runner `kit`.
 fn enqueue(naq: &Naq, script: &Path, options: &[&str]) -> JobId {
-    let script = script.to_str().unwrap();
+    let script = script.to_str().expect("UTF-8");
     let run = ["--runner", "kit", "--script", script];
     naq.enqueue(&[&run, options].concat())
 }
