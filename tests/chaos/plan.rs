@@ -132,6 +132,7 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("run.ended", 4),
     ("output.stored", 100),
     ("dead_letter.written", 50),
+    ("unsuccessful.sent", 50),
     ("outcome.before", 4),
     ("outcome.written", 4),
     ("released", 4),
