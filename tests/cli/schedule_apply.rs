@@ -389,6 +389,66 @@ fn thousands_are_applied_at_once() {
         .expect_stderr(&["1500 removed, 1500 unchanged"]);
 }
 
+/// The lines of a large crontab.
+fn many_lines(count: usize) -> String {
+    let line = |number| {
+        let (minute, hour) = (number % 60, number % 24);
+        format!("{minute} {hour} * * * /usr/local/bin/report --customer {number} --mail\n")
+    };
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn a_mistake_in_the_middle_of_a_long_file_prevents_every_change() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut text = many_lines(2_000);
+    let middle = text.len() / 2 + text[text.len() / 2..].find('\n').unwrap() + 1;
+    text.insert_str(middle, "61 * * * * late\n");
+    let number = text[..middle].lines().count() + 1;
+    let args = ["schedule", "apply", "-", "--tz", "UTC", "--set", "many"];
+    let done = naq.cli(args).stdin(text.as_str()).run();
+    done.exits(2).expect_stderr(&[
+        &format!("-:{number}: "),
+        "minute (field 1)",
+        "nothing was changed",
+    ]);
+    assert_eq!(listed(&naq), [""; 0]);
+}
+
+/// The most memory that naq has used, in KiB, when it has compared the whole file and has reported half of it.
+fn peak_of_apply_kib(naq: &Naq, lines: usize) -> u64 {
+    naq.file("many.crontab", many_lines(lines));
+    let args = ["schedule", "apply", "many.crontab", "--tz", "UTC"];
+    let mut applying = naq
+        .cli([&args[..], &["--dry-run", "--json"]].concat())
+        .spawn();
+    let mut reported = 0;
+    // It waits to write the other half until the test reads on.
+    while reported < lines / 2 {
+        let some = applying.read_some();
+        assert!(!some.is_empty(), "it ended after {reported} lines");
+        reported += some.iter().filter(|byte| **byte == b'\n').count();
+    }
+    let peak_kib = applying.peak_kib();
+    drop(applying);
+    peak_kib
+}
+
+/// Of each line, naq keeps the text and two digests.
+#[test]
+fn a_long_file_takes_little_more_memory_than_its_text() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let few_kib = peak_of_apply_kib(&naq, 2_000);
+    let many_kib = peak_of_apply_kib(&naq, 12_000);
+    let grown = many_kib.saturating_sub(few_kib) * 1_024 / 10_000;
+    assert!(
+        grown < 800,
+        "{grown} bytes a line ({few_kib} KiB, {many_kib} KiB)"
+    );
+}
+
 prop_compose! {
     /// A file of up to six schedules.
     fn described()(schedules in proptest::collection::btree_map(

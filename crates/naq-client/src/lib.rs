@@ -125,7 +125,10 @@ pub use record_outlines::RecordOutlines;
 pub use record_summary::RecordSummary;
 pub use rerun::Rerun;
 pub use schedule_backfill::{Backfill, BackfillRun};
-pub use schedule_sets::{ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep};
+pub use schedule_sets::{
+    ForeignSchedule, ScheduleSet, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan,
+    ScheduleSetStep,
+};
 pub use schedules::{
     AddScheduleOutcome, AddedSchedule, LastOutcome, ListedSchedule, NewSchedule, PutSchedule,
     Recurrence, ScheduleFilter, ScheduleList, ScheduleRun, ScheduleSummary, UpdatedSchedule,

@@ -93,6 +93,7 @@ pub use schedule::progress::{
     count_enqueued, discard_future_progress, merge_progress, ticks_counted, trigger,
 };
 pub use schedule::update::{
-    OnApply, ScheduleChange, differing_fields, on_apply, replace_definition, update,
+    OnApply, ScheduleChange, definition_text, differing_fields, on_apply, replace_definition,
+    update,
 };
 pub use schedule::{CronCache, ScheduleError};

@@ -141,6 +141,15 @@ impl RunningCli {
         piece
     }
 
+    /// The most memory that it has used so far, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().split_whitespace().next().unwrap();
+        kib.parse().unwrap()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.child().try_wait().unwrap().is_none()
     }

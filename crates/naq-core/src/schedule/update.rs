@@ -8,7 +8,7 @@ use super::misfire::one_ms_before;
 use super::plan::check_schedule;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
-    MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, Misfire, Overlap, QueueName, Schedule,
+    Envelope, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, Misfire, Overlap, QueueName, Schedule,
     ScheduleStatus, Timestamp, is_equivalent,
 };
 
@@ -47,6 +47,38 @@ pub fn differing_fields(one: &Schedule, other: &Schedule) -> Vec<&'static str> {
     compare("misfire_grace", grace(one) != grace(other));
     compare("overlap", one.overlap != other.overlap);
     names
+}
+
+/// A text of a schedule's definition: two schedules with the same text have no [`differing_fields`]. It is
+/// shorter to compare and to digest than a schedule. Texts may differ although no field does, so the fields
+/// decide in that case.
+#[must_use]
+pub fn definition_text(schedule: &Schedule) -> String {
+    let bytes = schedule.envelope.get().as_bytes();
+    // as `is_equivalent` compares them: the meaning, and the arguments as the program receives them
+    let envelope = Envelope::parse(bytes).ok().and_then(|envelope| {
+        let meaning = serde_json::to_value(&envelope).ok()?;
+        Some((meaning.to_string(), envelope.command_args()))
+    });
+    let (meaning, args) =
+        envelope.unwrap_or_else(|| (schedule.envelope.get().to_owned(), Vec::new()));
+    let when = (
+        cron_text(schedule),
+        timezone_name(schedule),
+        schedule.every,
+        schedule.repeat,
+        schedule.start,
+        schedule.end,
+        schedule.jitter.unwrap_or_default(),
+    );
+    let policies = (
+        schedule.misfire,
+        schedule.misfire_max.unwrap_or(MISFIRE_MAX_DEFAULT),
+        schedule.misfire_grace.unwrap_or(MISFIRE_GRACE_DEFAULT),
+        schedule.overlap,
+    );
+    let queue = schedule.queue.as_str();
+    format!("{:?}", (queue, when, policies, args, meaning))
 }
 
 /// Whether both definitions have the same ticks.
@@ -500,9 +532,25 @@ mod tests {
         other.misfire_grace = Some(WireDuration::from_secs(60));
         other.jitter = Some(WireDuration::from_secs(0));
         assert_eq!(differing_fields(&one, &other), [""; 0]);
+        assert_eq!(definition_text(&one), definition_text(&other));
         other.tz = Some("Europe/Berlin".to_owned());
         other.overlap = Overlap::Skip;
         assert_eq!(differing_fields(&one, &other), ["tz", "overlap"]);
+    }
+
+    #[test]
+    fn arguments_that_only_a_parser_takes_for_equal_are_in_the_text() {
+        let with = |number: &str| {
+            let mut schedule = schedule(Some("0 5 * * *"), None);
+            let envelope = format!(r#"{{"command":"x","args":[{number}]}}"#);
+            schedule.envelope = serde_json::from_str(&envelope).unwrap();
+            definition_text(&schedule)
+        };
+        assert_ne!(
+            with("12345678901234567890123"),
+            with("12345678901234567890124")
+        );
+        assert_eq!(with("7"), with(" 7 "));
     }
 
     #[test]
@@ -637,6 +685,18 @@ mod tests {
                 let paused_by_user = present.status == ScheduleStatus::Paused && present.paused_reason.is_none();
                 prop_assert!(!paused_by_user || applied.status == ScheduleStatus::Paused);
             }
+        }
+
+        /// Definitions have the same text exactly if no field differs: no change is missed.
+        #[test]
+        fn equal_texts_mean_equal_definitions(one in stored(), other in defined(), takes in 0_u8..4) {
+            // two definitions that are drawn are hardly ever equal
+            let mut wanted = if takes == 0 { other.clone() } else { one.clone() };
+            if takes == 2 {
+                wanted.misfire = other.misfire;
+            }
+            let is_same = differing_fields(&one, &wanted).is_empty();
+            prop_assert_eq!(definition_text(&one) == definition_text(&wanted), is_same);
         }
 
         /// A change of times never makes a past tick due again.

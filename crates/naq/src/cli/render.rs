@@ -151,37 +151,105 @@ const LAST_COLUMN_WIDTH_MIN: usize = 12;
 /// optional columns are left out and the last column ends in `…`; `--wide` and an output that is
 /// no terminal get everything.
 pub(super) fn print_table(columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
+    print_rows(columns, rows, &mut Vec::new(), true)
+}
+
+/// Prints rows of a table, the first of them with the header. The columns are at least as wide as `widths`, and
+/// those become as wide as the columns.
+fn print_rows(
+    columns: &[Column],
+    rows: &[Vec<String>],
+    widths: &mut Vec<usize>,
+    has_header: bool,
+) -> io::Result<()> {
     let is_wide = MODE.get().is_some_and(|mode| mode.wide);
     // a width of 0 is a terminal whose size nobody has set
     let terminal = Table::new().width().map(usize::from);
     let width = terminal.filter(|width| *width > 0 && !is_wide);
-    let lines = layout(columns, rows, width);
+    let lines = layout_from(columns, rows, widths, width);
     let mut stdout = anstream::stdout().lock();
     for (index, line) in lines.iter().enumerate() {
-        if index == 0 {
+        if index > 0 {
+            writeln!(stdout, "{line}")?;
+        } else if has_header {
             let bold = anstyle::Style::new().bold();
             writeln!(stdout, "{bold}{line}{bold:#}")?;
-        } else {
-            writeln!(stdout, "{line}")?;
         }
     }
     Ok(())
 }
 
+/// The number of rows of a [`LongTable`] that are printed together.
+const BLOCK_ROWS: usize = 1_000;
+
+/// A table of any number of rows, which are printed as they come: a thousand at once, so that their columns are
+/// as wide as the widest of these cells. Later rows may be wider.
+pub(super) struct LongTable {
+    columns: &'static [Column],
+    rows: Vec<Vec<String>>,
+    widths: Vec<usize>,
+    is_begun: bool,
+}
+
+impl LongTable {
+    pub(super) fn new(columns: &'static [Column]) -> LongTable {
+        LongTable {
+            columns,
+            rows: Vec::new(),
+            widths: Vec::new(),
+            is_begun: false,
+        }
+    }
+
+    /// Adds a row.
+    pub(super) fn push(&mut self, row: Vec<String>) -> io::Result<()> {
+        self.rows.push(row);
+        if self.rows.len() < BLOCK_ROWS {
+            return Ok(());
+        }
+        self.print()
+    }
+
+    /// Prints the rows that are not printed yet. A table without rows has no header.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.print()
+    }
+
+    fn print(&mut self) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.rows);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let has_header = !std::mem::replace(&mut self.is_begun, true);
+        print_rows(self.columns, &rows, &mut self.widths, has_header)
+    }
+}
+
 /// The lines of a table, header first, for a terminal of this width. `None` means no limit.
+#[cfg(test)]
 fn layout(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+    layout_from(columns, rows, &mut Vec::new(), width)
+}
+
+/// The lines of a table, whose columns are at least as wide as `widths`. Those become as wide as the columns.
+fn layout_from(
+    columns: &[Column],
+    rows: &[Vec<String>],
+    widths: &mut Vec<usize>,
+    width: Option<usize>,
+) -> Vec<String> {
     let titles = columns.iter().map(|column| column.title.to_owned());
     let mut cells: Vec<Vec<String>> = vec![titles.collect()];
     for row in rows {
         cells.push(row.iter().map(|cell| escape(cell).to_string()).collect());
     }
-    let widths: Vec<usize> = (0..columns.len())
-        .map(|at| {
-            let column = cells.iter().filter_map(|row| row.get(at));
-            column.map(|cell| cell.width()).max().unwrap_or(0)
-        })
-        .collect();
-    let shown = shown_columns(columns, &widths, width);
+    widths.resize(columns.len(), 0);
+    for (at, width) in widths.iter_mut().enumerate() {
+        let column = cells.iter().filter_map(|row| row.get(at));
+        let widest = column.map(|cell| cell.width()).max();
+        *width = widest.unwrap_or(0).max(*width);
+    }
+    let shown = shown_columns(columns, widths, width);
     let (Some(last), before) = (shown.last(), shown.iter().rev().skip(1)) else {
         return Vec::new();
     };

@@ -10,6 +10,7 @@ pub mod fuzz;
 pub(super) mod list;
 mod schedule_file;
 mod source;
+mod step_report;
 mod toml_file;
 mod toml_table;
 mod toml_value;

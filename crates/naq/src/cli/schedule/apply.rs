@@ -1,24 +1,24 @@
 //! `naq schedule apply`: makes the stored schedules of a set match a file.
+//!
+//! The file is read twice: to check it and to compare it with what is stored, and then to write what differs.
+//! So its size bounds the memory, and the number of its schedules hardly adds to that.
 
 use std::collections::HashMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::list::describe_timing;
-use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
-use super::source::{Format, ScheduleSource};
+use super::schedule_file::{Diagnostic, Finding};
+use super::source::{Format, OpenSource, ScheduleSource};
+use super::step_report::{StepCounts, StepReport};
 use crate::cli::changes::Changes;
 use crate::cli::clock;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::json::{NoteBody, ScheduleChangeReport};
-use crate::cli::render::{self, Column};
+use crate::cli::json::NoteBody;
+use crate::cli::render;
 use crate::cli::scheduler::list::warn_without_leader;
 use crate::cli::session::Session;
-use naq_client::{
-    AuditAction, Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
-    ScheduleSummary,
-};
-use naq_protocol::{Schedule, ScheduleStatus, Timestamp};
+use naq_client::{AuditAction, Client, ScheduleSet, ScheduleSetOptions, ScheduleSetPlan};
+use naq_protocol::{Schedule, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -104,12 +104,16 @@ fn prune() -> impl TypedValueParser<Value = Prune> {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let now = render::now();
     let source = args.source();
-    let mut file = source.read(session, now)?;
-    for warning in &file.warnings {
+    let (text, warning) = source.read_text()?;
+    let file = source.open(session, &text, now)?;
+    let mut checked = check(&file, now)?;
+    if !checked.set.is_empty() {
+        file.note_zone();
+    }
+    for warning in checked.warnings.iter().chain(&warning) {
         print_diagnostic(&args.file, warning);
     }
-    let wanted = check(&mut file, now);
-    let skipped = skip_unsupported(&args, &mut file)?;
+    let skipped = skip_unsupported(&args, &mut checked)?;
     let set = source.set_name(&file)?;
     let client = session.connect().await?;
     let options = ScheduleSetOptions {
@@ -117,40 +121,98 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         prune: args.prune != Prune::No,
         adopt: args.adopt,
     };
-    let is_empty = wanted.is_empty();
-    let plan = client.plan_schedules(wanted, options).await?;
-    let removals = plan
-        .steps()
-        .iter()
-        .filter(|step| step.action == ScheduleSetAction::Remove)
-        .count();
-    if is_empty && removals > 0 && args.prune != Prune::All {
-        let schedules = render::count(removals as u64, "schedule");
+    let is_empty = checked.set.is_empty();
+    let plan = client.plan_schedules(checked.set, options).await?;
+    if is_empty && plan.removals() > 0 && args.prune != Prune::All {
+        let schedules = render::count(plan.removals() as u64, "schedule");
         return Err(Failure::usage(format!(
             "{} has no schedule, and the set `{set}` has {schedules}",
             args.file
         ))
         .hint("--prune=all removes every schedule of the set"));
     }
-    let mut foreign = foreign_schedules(&plan, &file.schedules);
-    if !foreign.is_empty() {
+    if !plan.foreign().is_empty() {
+        let mut foreign = foreign_schedules(&plan, &file);
         return Err(report_problems(&args.file, &mut foreign, Exit::Conflict));
     }
+    let mut report = StepReport::new(session, now);
     if args.dry_run {
-        show(session, plan.steps(), now)?;
-        summarize(session, plan.steps(), "would be ", skipped);
+        let showing = plan.preview(schedules(&file, now), |step| report.add(step));
+        showing.await?;
+        report.end()?.summarize("would be ", skipped);
         return Ok(0);
     }
     let changes = Changes::selected_by(
         AuditAction::ScheduleApply,
         naq_protocol::command_line(["--set", &set]),
     );
-    apply_plan(session, &client, plan, now, skipped, changes).await
+    let applied = apply_plan(&client, plan, schedules(&file, now), report, changes).await?;
+    applied.summarize("", skipped);
+    warn_without_leader(&client, &client.fetch_leader().await).await;
+    clock::warn_if_off(&client).await;
+    Ok(0)
+}
+
+async fn apply_plan(
+    client: &Client,
+    plan: ScheduleSetPlan,
+    schedules: impl Iterator<Item = Schedule>,
+    mut report: StepReport<'_>,
+    mut changes: Changes,
+) -> Result<StepCounts, Failure> {
+    let planned = plan.writes();
+    let applied = plan.apply(schedules, |step| report.add(step)).await;
+    let applied = applied.map_err(Failure::from);
+    let written = report.written();
+    changes.add_count(written as u64);
+    changes.record(client, &applied).await;
+    let counts = report.end()?;
+    if let Err(failure) = applied {
+        return Err(failure
+            .map_message(|why| format!("{why}; {written} of {planned} changes were made"))
+            .hint("applying the file again makes the others"));
+    }
+    Ok(counts)
+}
+
+/// What is known of a file once it was read to its end: of its schedules only their digests.
+#[derive(Default)]
+struct CheckedFile {
+    set: ScheduleSet,
+    problems: Vec<Diagnostic>,
+    /// Lines that only other implementations of cron accept.
+    unsupported: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+/// Reads a whole file before anything is written, so that a mistake in its last line prevents every change.
+fn check(file: &OpenSource, now: Timestamp) -> Result<CheckedFile, Failure> {
+    let mut checked = CheckedFile::default();
+    for finding in file.findings() {
+        match finding {
+            Finding::Schedule(schedule) => match schedule.schedule(now) {
+                Ok(schedule) => checked.set.add(&schedule)?,
+                Err(problem) => checked.problems.push(problem),
+            },
+            Finding::Problem(problem) => checked.problems.push(problem),
+            Finding::Unsupported(line) => checked.unsupported.push(line),
+            Finding::Warning(warning) => checked.warnings.push(warning),
+        }
+    }
+    Ok(checked)
+}
+
+/// The schedules of a file that was checked, read again.
+fn schedules(file: &OpenSource, now: Timestamp) -> impl Iterator<Item = Schedule> {
+    file.findings().filter_map(move |finding| match finding {
+        Finding::Schedule(schedule) => schedule.schedule(now).ok(),
+        _ => None,
+    })
 }
 
 /// Refuses a file with problems. Lines that only other crons accept are problems as well, unless
 /// `--skip-unsupported` leaves them out; returns their number.
-fn skip_unsupported(args: &Args, file: &mut ScheduleFile) -> Result<usize, Failure> {
+fn skip_unsupported(args: &Args, file: &mut CheckedFile) -> Result<usize, Failure> {
     let has_mistakes = !file.problems.is_empty();
     let skipped = file.unsupported.len();
     if !args.skip_unsupported {
@@ -172,66 +234,22 @@ fn skip_unsupported(args: &Args, file: &mut ScheduleFile) -> Result<usize, Failu
     Ok(skipped)
 }
 
-async fn apply_plan(
-    session: &Session,
-    client: &Client,
-    plan: ScheduleSetPlan,
-    now: Timestamp,
-    skipped: usize,
-    mut changes: Changes,
-) -> Result<u8, Failure> {
-    let planned = plan.steps().iter().filter(|step| step.action.is_write());
-    let planned = planned.count();
-    let mut done = Vec::new();
-    let applied = plan.apply(|step| done.push(step.clone())).await;
-    let applied = applied.map_err(Failure::from);
-    let written = done.iter().filter(|step| step.action.is_write()).count();
-    changes.add_count(written as u64);
-    changes.record(client, &applied).await;
-    show(session, &done, now)?;
-    if let Err(failure) = applied {
-        return Err(failure
-            .map_message(|why| format!("{why}; {written} of {planned} changes were made"))
-            .hint("applying the file again makes the others"));
-    }
-    summarize(session, &done, "", skipped);
-    warn_without_leader(client, &client.fetch_leader().await).await;
-    clock::warn_if_off(client).await;
-    Ok(0)
-}
-
-/// The schedules of a file; what is wrong with them is noted.
-fn check(file: &mut ScheduleFile, now: Timestamp) -> Vec<Schedule> {
-    let mut wanted = Vec::with_capacity(file.schedules.len());
-    for file_schedule in &file.schedules {
-        match file_schedule.schedule(now) {
-            Ok(schedule) => wanted.push(schedule),
-            Err(problem) => file.problems.push(problem),
-        }
-    }
-    wanted
-}
-
 /// Returns a problem for each schedule of the file whose name a schedule outside the set has.
-fn foreign_schedules(plan: &ScheduleSetPlan, file_schedules: &[FileSchedule]) -> Vec<Diagnostic> {
-    let lines: HashMap<_, _> = file_schedules
-        .iter()
-        .filter_map(|one| Some((one.new.schedule_id.as_ref()?, one.line)))
-        .collect();
-    let steps = plan.steps().iter();
-    steps
-        .filter_map(|step| {
-            let id = &step.schedule_id;
-            let whose = match &step.action {
-                ScheduleSetAction::Foreign(Some(set)) => format!("belongs to the set `{set}`"),
-                ScheduleSetAction::Foreign(None) => "exists already, outside any set".to_owned(),
-                _ => return None,
+fn foreign_schedules(plan: &ScheduleSetPlan, file: &OpenSource) -> Vec<Diagnostic> {
+    let foreign = plan.foreign().iter();
+    let foreign: HashMap<_, _> = foreign.map(|one| (&one.schedule_id, &one.set)).collect();
+    let described = file.findings().filter_map(|finding| match finding {
+        Finding::Schedule(schedule) => Some((schedule.new.schedule_id?, schedule.line)),
+        _ => None,
+    });
+    described
+        .filter_map(|(id, line)| {
+            let whose = match foreign.get(&id)? {
+                Some(set) => format!("belongs to the set `{set}`"),
+                None => "exists already, outside any set".to_owned(),
             };
-            let line = lines.get(id).copied().unwrap_or_default();
-            Some(Diagnostic::new(
-                line,
-                format!("`{id}` {whose}; --adopt takes it over"),
-            ))
+            let problem = format!("`{id}` {whose}; --adopt takes it over");
+            Some(Diagnostic::new(line, problem))
         })
         .collect()
 }
@@ -264,88 +282,4 @@ fn print_diagnostic(file: &str, diagnostic: &Diagnostic) {
         line: Some(diagnostic.line),
         ..NoteBody::default()
     });
-}
-
-fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    for step in steps {
-        let (action, fields) = match &step.action {
-            ScheduleSetAction::Create => ("created", &[][..]),
-            ScheduleSetAction::Change(fields) => ("changed", fields.as_slice()),
-            ScheduleSetAction::Remove => ("removed", &[][..]),
-            ScheduleSetAction::Unchanged => ("unchanged", &[][..]),
-            ScheduleSetAction::AlreadyEnded => ("over", &[][..]),
-            ScheduleSetAction::Foreign(_) => continue,
-        };
-        let summary = step.schedule.clone().map(ScheduleSummary::from);
-        let next_run = summary.as_ref().and_then(|summary| summary.next_run);
-        if session.json {
-            let is_change = matches!(step.action, ScheduleSetAction::Change(_));
-            let fields = fields.iter().map(ToString::to_string);
-            let status = summary.as_ref().map(|summary| summary.schedule.status);
-            render::print_json(&ScheduleChangeReport {
-                kind: None,
-                schedule_id: Some(step.schedule_id.as_str()),
-                job_id: None,
-                action,
-                changed: None,
-                fields: is_change.then(|| fields.collect()),
-                status: status.as_ref().map(ScheduleStatus::as_str),
-                next_run,
-            })?;
-        } else if step.action.is_write() {
-            let none = || "-".to_owned();
-            rows.push(vec![
-                step.schedule_id.to_string(),
-                action.to_owned(),
-                step.schedule.as_ref().map_or_else(none, describe_timing),
-                next_run.map_or_else(none, |next_run| {
-                    let tz = summary.and_then(|summary| summary.schedule.tz);
-                    render::distance_and_time(next_run, tz.as_deref(), now)
-                }),
-                match fields {
-                    [] => none(),
-                    fields => fields.join(", "),
-                },
-            ]);
-        }
-    }
-    if !rows.is_empty() {
-        render::print_table(
-            &[
-                Column::new("SCHEDULE"),
-                Column::new("ACTION"),
-                Column::new("WHEN"),
-                Column::new("NEXT"),
-                Column::new("FIELDS").optional(1),
-            ],
-            &rows,
-        )?;
-    }
-    Ok(())
-}
-
-/// Prints the totals. `skipped` is the number of lines that were left out.
-fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str, skipped: usize) {
-    if session.json {
-        return;
-    }
-    let count = |is_meant: fn(&ScheduleSetAction) -> bool| {
-        steps.iter().filter(|step| is_meant(&step.action)).count()
-    };
-    let created = count(|action| *action == ScheduleSetAction::Create);
-    let changed = count(|action| matches!(action, ScheduleSetAction::Change(_)));
-    let removed = count(|action| *action == ScheduleSetAction::Remove);
-    let unchanged = count(|action| *action == ScheduleSetAction::Unchanged);
-    let over = match count(|action| *action == ScheduleSetAction::AlreadyEnded) {
-        0 => String::new(),
-        over => format!(", {over} over"),
-    };
-    let skipped = match skipped {
-        0 => String::new(),
-        lines => format!(", {} skipped", render::count(lines as u64, "line")),
-    };
-    render::note(format_args!(
-        "{created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}{skipped}"
-    ));
 }

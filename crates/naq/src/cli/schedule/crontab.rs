@@ -10,7 +10,9 @@ use std::time::Duration;
 
 mod dialects;
 
-use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
+#[cfg(any(fuzzing, test))]
+use super::schedule_file::ScheduleFile;
+use super::schedule_file::{Diagnostic, FileSchedule, Finding};
 use crate::cli::times::stored_zone;
 use dialects::{refuse_flags, refuse_seconds};
 use naq_client::{NewSchedule, Recurrence};
@@ -18,9 +20,10 @@ use naq_cron::{Cron, Timezone};
 use naq_protocol::units::DURATION_MAX;
 use naq_protocol::{Envelope, QueueName, ScheduleId};
 use naq_runner::is_env_denied;
+use sha2::{Digest, Sha256};
 
 /// How a crontab is read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct CrontabOptions<'o> {
     /// The queue of the jobs of lines without a user.
     pub(super) queue: &'o QueueName,
@@ -75,59 +78,99 @@ struct Settings {
     jitter: Option<Duration>,
 }
 
-/// Reads a crontab.
-pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
-    let mut file = ScheduleFile {
-        is_crontab: true,
-        ..ScheduleFile::default()
-    };
-    let mut settings = Settings {
-        variables: BTreeMap::new(),
-        variable_bytes: 0,
-        zone: options.zone,
-        jitter: None,
-    };
-    // How often each command has occurred so far.
-    let mut commands: HashMap<String, usize> = HashMap::new();
-    let mut names: HashSet<ScheduleId> = HashSet::new();
-    let mut environment_bytes = 0;
-    for (index, line) in text.lines().enumerate() {
-        let number = index + 1;
-        let Some(line) = content(line) else {
-            continue;
-        };
-        let read = match assignment(line) {
-            Some((name, value)) => settings
-                .assign(&name, value, options.zone)
-                .map(|warning| file.warnings.extend(warning_at(number, warning)))
-                .map_err(LineError::Invalid),
-            None => entry(line, options.is_system)
-                .and_then(|entry| {
-                    environment_bytes += settings.variable_bytes;
-                    if environment_bytes > ENVIRONMENT_BYTES_MAX {
-                        return Err(too_many_variables());
-                    }
-                    let occurrence = commands.entry(entry.key()).or_default();
-                    *occurrence += 1;
-                    let name = name(&entry, *occurrence, &mut names);
-                    file_schedule(&entry, name, number, &settings, options)
-                })
-                .map(|file_schedule| file.schedules.push(file_schedule)),
-        };
-        match read {
-            Ok(()) => {}
-            Err(LineError::Invalid(why)) => {
-                file.problems.push(Diagnostic::new(number, why));
-                if environment_bytes > ENVIRONMENT_BYTES_MAX {
-                    return file;
-                }
-            }
-            Err(LineError::Unsupported(why)) => {
-                file.unsupported.push(Diagnostic::new(number, why));
-            }
+/// What a crontab contains, line by line. What is kept of the lines before are digests, which tell
+/// whether a command or a name has occurred.
+pub(super) struct CrontabReader<'f> {
+    lines: std::iter::Enumerate<std::str::Lines<'f>>,
+    options: CrontabOptions<'f>,
+    settings: Settings,
+    /// How often each command has occurred so far.
+    commands: HashMap<LineDigest, usize>,
+    /// The names so far.
+    names: HashSet<LineDigest>,
+    /// What the variables of all commands so far take, in bytes.
+    environment_bytes: usize,
+}
+
+type LineDigest = [u8; 16];
+
+/// A digest by a cryptographic hash: no two texts of a file have the same.
+fn digest(text: &str) -> LineDigest {
+    let mut short = LineDigest::default();
+    let length = short.len();
+    short.copy_from_slice(&Sha256::digest(text)[..length]);
+    short
+}
+
+impl<'f> CrontabReader<'f> {
+    pub(super) fn new(text: &'f str, options: CrontabOptions<'f>) -> CrontabReader<'f> {
+        CrontabReader {
+            lines: text.lines().enumerate(),
+            settings: Settings {
+                variables: BTreeMap::new(),
+                variable_bytes: 0,
+                zone: options.zone,
+                jitter: None,
+            },
+            options,
+            commands: HashMap::new(),
+            names: HashSet::new(),
+            environment_bytes: 0,
         }
     }
-    file
+
+    /// Reads a line that counts. `None` means that there is nothing to say about it.
+    fn read_line(&mut self, number: usize, line: &str) -> Result<Option<Finding>, LineError> {
+        if let Some((name, value)) = assignment(line) {
+            let warning = self.settings.assign(&name, value, self.options.zone)?;
+            return Ok(warning.map(|text| Finding::Warning(Diagnostic::new(number, text))));
+        }
+        let entry = entry(line, self.options.is_system)?;
+        self.environment_bytes += self.settings.variable_bytes;
+        if self.has_too_many_variables() {
+            return Err(too_many_variables());
+        }
+        let occurrence = self.commands.entry(digest(&entry.key())).or_default();
+        *occurrence += 1;
+        let name = name(&entry, *occurrence, &mut self.names);
+        let schedule = file_schedule(&entry, name, number, &self.settings, &self.options)?;
+        Ok(Some(Finding::Schedule(Box::new(schedule))))
+    }
+
+    fn has_too_many_variables(&self) -> bool {
+        self.environment_bytes > ENVIRONMENT_BYTES_MAX
+    }
+}
+
+impl Iterator for CrontabReader<'_> {
+    type Item = Finding;
+
+    fn next(&mut self) -> Option<Finding> {
+        while !self.has_too_many_variables() {
+            let (index, line) = self.lines.next()?;
+            let number = index + 1;
+            let Some(line) = content(line) else {
+                continue;
+            };
+            match self.read_line(number, line) {
+                Ok(None) => {}
+                Ok(Some(finding)) => return Some(finding),
+                Err(LineError::Invalid(why)) => {
+                    return Some(Finding::Problem(Diagnostic::new(number, why)));
+                }
+                Err(LineError::Unsupported(why)) => {
+                    return Some(Finding::Unsupported(Diagnostic::new(number, why)));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Reads a whole crontab.
+#[cfg(any(fuzzing, test))]
+pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
+    CrontabReader::new(text, *options).collect()
 }
 
 /// The part of a line that counts. `None` for an empty line or a comment.
@@ -179,10 +222,6 @@ fn variable_bytes(name: &str, value: &str) -> usize {
     // The texts are allocated one by one.
     const OVERHEAD_BYTES: usize = 96;
     name.len() + value.len() + OVERHEAD_BYTES
-}
-
-fn warning_at(line: usize, text: Option<String>) -> Option<Diagnostic> {
-    text.map(|text| Diagnostic::new(line, text))
 }
 
 impl Settings {
@@ -446,7 +485,7 @@ fn user_queue<'o>(user: &str, options: &CrontabOptions<'o>) -> Result<&'o QueueN
 
 /// Returns a name that does not change when other lines or the line's own times change. If a
 /// command occurs several times, the names of the second and later ones contain their times.
-fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> ScheduleId {
+fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<LineDigest>) -> ScheduleId {
     let program = entry
         .command
         .split_whitespace()
@@ -460,7 +499,7 @@ fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> Sc
     loop {
         let name = ScheduleId::derived(label, of.as_bytes());
         // Two of very many lines of one program may have the same name.
-        if taken.insert(name.clone()) {
+        if taken.insert(digest(name.as_str())) {
             return name;
         }
         of.push('\0');

@@ -34,20 +34,43 @@ pub(super) struct FileSchedule {
     pub(super) new: NewSchedule,
 }
 
-/// The content of a file.
+/// What a reader finds in a file, one by one: a file may have any number of schedules.
+#[derive(Debug)]
+pub(super) enum Finding {
+    Schedule(Box<FileSchedule>),
+    /// A problem. If a file has any, none of its schedules is applied.
+    Problem(Diagnostic),
+    /// A line that only other implementations of cron accept.
+    Unsupported(Diagnostic),
+    /// A warning about a line that may not mean what the user expects.
+    Warning(Diagnostic),
+}
+
+/// All that a reader finds in a file.
+#[cfg(any(fuzzing, test))]
 #[derive(Debug, Default)]
 pub(super) struct ScheduleFile {
     pub(super) schedules: Vec<FileSchedule>,
-    /// Problems. If the file has any, none of its schedules is applied.
     pub(super) problems: Vec<Diagnostic>,
-    /// Lines that only other implementations of cron accept. `schedules` is without them.
     pub(super) unsupported: Vec<Diagnostic>,
-    /// Warnings about lines that may not mean what the user expects.
     pub(super) warnings: Vec<Diagnostic>,
-    /// Whether the file is a crontab.
-    pub(super) is_crontab: bool,
-    /// The name of the set of schedules. `None` if the file sets none.
-    pub(super) set: Option<String>,
+}
+
+#[cfg(any(fuzzing, test))]
+impl FromIterator<Finding> for ScheduleFile {
+    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> ScheduleFile {
+        let mut file = ScheduleFile::default();
+        for finding in findings {
+            match finding {
+                Finding::Schedule(schedule) => file.schedules.push(*schedule),
+                Finding::Problem(problem) => file.problems.push(problem),
+                Finding::Unsupported(line) => file.unsupported.push(line),
+                Finding::Warning(warning) => file.warnings.push(warning),
+            }
+        }
+        file.problems.sort_by_key(|problem| problem.line);
+        file
+    }
 }
 
 impl FileSchedule {

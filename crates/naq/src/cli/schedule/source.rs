@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::schedule_file::ScheduleFile;
-use super::{crontab, file_text, toml_file};
+use super::crontab::{self, CrontabOptions, CrontabReader};
+use super::file_text;
+use super::schedule_file::{Diagnostic, Finding};
+use super::toml_file::TomlFile;
 use crate::cli::exit::Failure;
 use crate::cli::job_options::read_bytes;
 use crate::cli::render;
 use crate::cli::session::Session;
 use crate::cli::times::{machine_zone, parse_zone};
+use naq_cron::Timezone;
 use naq_protocol::{QueueName, Timestamp};
 use nix::unistd::{Uid, User, gethostname};
 
@@ -44,25 +47,99 @@ pub(super) struct ScheduleSource<'a> {
     pub(super) user_queues: &'a [String],
 }
 
+/// A file of schedules that can be read any number of times, so that nobody has to keep them all.
+pub(super) struct OpenSource<'t> {
+    content: Content<'t>,
+    /// The time zone of a crontab for which neither the options nor the file name one.
+    assumed_zone: Option<Timezone>,
+}
+
+enum Content<'t> {
+    Toml(TomlFile<'t>),
+    Crontab {
+        text: &'t str,
+        queue: QueueName,
+        zone: Timezone,
+        has_users: bool,
+        user_queues: BTreeMap<String, QueueName>,
+    },
+}
+
+impl OpenSource<'_> {
+    /// Reads the file from its beginning.
+    pub(super) fn findings(&self) -> Box<dyn Iterator<Item = Finding> + '_> {
+        match &self.content {
+            Content::Toml(file) => Box::new(file.findings()),
+            Content::Crontab {
+                text,
+                queue,
+                zone,
+                has_users,
+                user_queues,
+            } => Box::new(CrontabReader::new(
+                text,
+                CrontabOptions {
+                    queue,
+                    zone: *zone,
+                    is_system: *has_users,
+                    user_queues,
+                    is_account,
+                },
+            )),
+        }
+    }
+
+    /// Says which zone the times of a crontab are in, unless the user or the file has named it.
+    pub(super) fn note_zone(&self) {
+        if let Some(zone) = self.assumed_zone {
+            render::note(format_args!(
+                "times are in {}, the time zone of this machine; --tz or a line CRON_TZ=ZONE sets another",
+                zone.name()
+            ));
+        }
+    }
+
+    fn is_crontab(&self) -> bool {
+        matches!(self.content, Content::Crontab { .. })
+    }
+
+    /// The name of the set. `None` if the file sets none.
+    fn set(&self) -> Option<&str> {
+        match &self.content {
+            Content::Toml(file) => file.set(),
+            Content::Crontab { .. } => None,
+        }
+    }
+}
+
 impl ScheduleSource<'_> {
-    /// Reads the schedules.
-    pub(super) fn read(&self, session: &Session, now: Timestamp) -> Result<ScheduleFile, Failure> {
-        let (text, warning) =
-            file_text::decode(self.file, read_bytes(self.file, "the schedules")?)?;
+    /// Reads the text, and a warning about it.
+    pub(super) fn read_text(&self) -> Result<(String, Option<Diagnostic>), Failure> {
+        file_text::decode(self.file, read_bytes(self.file, "the schedules")?)
+    }
+
+    /// Finds out how to read the schedules of a text.
+    pub(super) fn open<'t>(
+        &self,
+        session: &Session,
+        text: &'t str,
+        now: Timestamp,
+    ) -> Result<OpenSource<'t>, Failure> {
         let queue = self.queue.unwrap_or(&session.settings().default_queue);
         let queue = QueueName::new(queue)?;
-        let mut file = match self.resolve_format(&text)? {
+        match self.resolve_format(text)? {
             Format::Toml if self.has_users.is_some() => {
-                return Err(Failure::usage("--system is about crontabs"));
+                Err(Failure::usage("--system is about crontabs"))
             }
             Format::Toml => {
                 let zone = self.tz.map(parse_zone).transpose()?;
-                toml_file::read(&text, &queue, zone, now)
+                Ok(OpenSource {
+                    content: Content::Toml(TomlFile::parse(text, &queue, zone, now)),
+                    assumed_zone: None,
+                })
             }
-            Format::Crontab => self.read_crontab(session, &text, &queue)?,
-        };
-        file.warnings.extend(warning);
-        Ok(file)
+            Format::Crontab => self.open_crontab(session, text, queue),
+        }
     }
 
     fn resolve_format(&self, text: &str) -> Result<Format, Failure> {
@@ -74,36 +151,29 @@ impl ScheduleSource<'_> {
         })
     }
 
-    fn read_crontab(
+    fn open_crontab<'t>(
         &self,
         session: &Session,
-        text: &str,
-        queue: &QueueName,
-    ) -> Result<ScheduleFile, Failure> {
+        text: &'t str,
+        queue: QueueName,
+    ) -> Result<OpenSource<'t>, Failure> {
         self.refuse_other_files(text)?;
-        let has_users = self.has_users.unwrap_or(false);
         let named = self.tz.map(parse_zone).transpose()?;
         let zone = match named {
             Some(zone) => zone,
             None => machine_zone(session.variable("TZ"))?,
         };
-        let file = crontab::read(
-            text,
-            &crontab::CrontabOptions {
+        let is_assumed = named.is_none() && !text.contains("CRON_TZ");
+        Ok(OpenSource {
+            content: Content::Crontab {
+                text,
                 queue,
                 zone,
-                is_system: has_users,
-                user_queues: &self.parse_user_queues()?,
-                is_account,
+                has_users: self.has_users.unwrap_or(false),
+                user_queues: self.parse_user_queues()?,
             },
-        );
-        if named.is_none() && !text.contains("CRON_TZ") && !file.schedules.is_empty() {
-            render::note(format_args!(
-                "times are in {}, the time zone of this machine; --tz or a line CRON_TZ=ZONE sets another",
-                zone.name()
-            ));
-        }
-        Ok(file)
+            assumed_zone: is_assumed.then_some(zone),
+        })
     }
 
     /// Refuses what is not a crontab, and a system's crontab that would be read as a user's.
@@ -156,9 +226,9 @@ impl ScheduleSource<'_> {
 
     /// The name of the set: `--set`, else the one in the file, else the file's name. The crontab of a
     /// user that comes from standard input is named after the user and the host.
-    pub(super) fn set_name(&self, file: &ScheduleFile) -> Result<String, Failure> {
+    pub(super) fn set_name(&self, file: &OpenSource) -> Result<String, Failure> {
         let file_name = || Path::new(self.file).file_name()?.to_str();
-        let name = self.set.or(file.set.as_deref());
+        let name = self.set.or(file.set());
         let name = name.or_else(|| file_name().filter(|_| self.file != "-"));
         let missing = || {
             Failure::usage("the set of schedules has no name").hint(
@@ -167,7 +237,7 @@ impl ScheduleSource<'_> {
         };
         let name = match name {
             Some(name) => name.to_owned(),
-            None if file.is_crontab && self.has_users != Some(true) => {
+            None if file.is_crontab() && self.has_users != Some(true) => {
                 let name = user_at_host().ok_or_else(missing)?;
                 render::note(format_args!(
                     "the set of these schedules is `{name}`; --set names another"

@@ -2,7 +2,9 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::schedule_file::{Diagnostic, ScheduleFile};
+#[cfg(any(fuzzing, test))]
+use super::schedule_file::ScheduleFile;
+use super::schedule_file::{Diagnostic, Finding};
 use super::toml_table::TableReader;
 use super::toml_value::{Lines, ValueReader};
 use naq_cron::Timezone;
@@ -11,51 +13,108 @@ use naq_protocol::{QueueName, Timestamp};
 /// The fields at the top level of a file.
 const TOP_LEVEL_FIELDS: [&str; 4] = ["schedule", "set", "queue", "tz"];
 
-/// Reads a file. `queue` is the queue of jobs for which the file sets none, `zone` the time zone
-/// of cron expressions for which the file sets none.
+/// A file whose syntax has been parsed. Its schedules are read one by one.
+pub(super) struct TomlFile<'t> {
+    lines: Lines,
+    table: DeTable<'t>,
+    /// The queue of jobs for which a table sets none.
+    queue: QueueName,
+    /// The time zone of cron expressions for which a table sets none.
+    tz: Option<String>,
+    /// The name of the set of schedules. `None` if the file sets none.
+    set: Option<String>,
+    /// The problems of the fields at the top level, or of the syntax.
+    problems: Vec<Diagnostic>,
+    now: Timestamp,
+}
+
+impl<'t> TomlFile<'t> {
+    /// Parses a file. `queue` is the queue of jobs for which the file sets none, `zone` the time zone
+    /// of cron expressions for which the file sets none.
+    pub(super) fn parse(
+        text: &'t str,
+        queue: &QueueName,
+        zone: Option<Timezone>,
+        now: Timestamp,
+    ) -> TomlFile<'t> {
+        let mut file = TomlFile {
+            lines: Lines::new(text),
+            table: DeTable::new(),
+            queue: queue.clone(),
+            tz: zone.map(|zone| zone.name().to_owned()),
+            set: None,
+            problems: Vec::new(),
+            now,
+        };
+        match DeTable::parse(text) {
+            Ok(table) => file.table = table.into_inner(),
+            Err(error) => {
+                let line = file.lines.line_of(&error.span().unwrap_or(0..0));
+                let reason = error.message().trim().replace('\n', "; ");
+                file.problems.push(Diagnostic::new(line, reason));
+            }
+        }
+        // `queue` and `tz` apply to every schedule, wherever they are in the file.
+        let mut values = ValueReader::new(&file.lines, now);
+        for (name, line, value) in values.fields(&file.table) {
+            match name {
+                "set" => file.set = values.value(name, line, value),
+                "queue" => {
+                    if let Some(queue) = values.value(name, line, value) {
+                        file.queue = queue;
+                    }
+                }
+                "tz" => file.tz = values.zone(line, value).or(file.tz),
+                "schedule" if value.is_table() => {}
+                "schedule" => values.problem(
+                    line,
+                    "`schedule` must be a table of tables; write [schedule.NAME] before each",
+                ),
+                other => values.unknown(line, other, &TOP_LEVEL_FIELDS),
+            }
+        }
+        let found = values.into_problems();
+        file.problems.extend(found);
+        file
+    }
+
+    /// The name of the set of schedules. `None` if the file sets none.
+    pub(super) fn set(&self) -> Option<&str> {
+        self.set.as_deref()
+    }
+
+    /// Reads the schedules, in the order of the file, after the problems of the file's top level.
+    pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
+        let values = ValueReader::new(&self.lines, self.now);
+        let mut schedules = Vec::new();
+        for (name, _, value) in values.fields(&self.table) {
+            if let ("schedule", DeValue::Table(table)) = (name, value) {
+                schedules = values.fields(table);
+            }
+        }
+        let mut tables = TableReader::new(values, self.queue.clone(), self.tz.clone());
+        let schedules = schedules.into_iter().flat_map(move |(name, line, value)| {
+            let schedule = tables.schedule(name, line, value);
+            let schedule = schedule.map(|schedule| Finding::Schedule(Box::new(schedule)));
+            let problems = tables.values.take_problems();
+            let problems = problems.into_iter().map(Finding::Problem);
+            problems.chain(schedule)
+        });
+        let problems = self.problems.iter().cloned().map(Finding::Problem);
+        problems.chain(schedules)
+    }
+}
+
+/// Reads a whole file.
+#[cfg(any(fuzzing, test))]
 pub(super) fn read(
     text: &str,
     queue: &QueueName,
     zone: Option<Timezone>,
     now: Timestamp,
 ) -> ScheduleFile {
-    let lines = Lines::new(text);
-    let mut file = ScheduleFile::default();
-    let table = match DeTable::parse(text) {
-        Ok(table) => table.into_inner(),
-        Err(error) => {
-            let line = lines.line_of(&error.span().unwrap_or(0..0));
-            let reason = error.message().trim().replace('\n', "; ");
-            file.problems.push(Diagnostic::new(line, reason));
-            return file;
-        }
-    };
-    let mut values = ValueReader::new(&lines, now);
-    let mut queue = queue.clone();
-    let mut tz = zone.map(|zone| zone.name().to_owned());
-    let mut schedules = None;
-    for (name, line, value) in values.fields(&table) {
-        match name {
-            "set" => file.set = values.value(name, line, value),
-            "queue" => queue = values.value(name, line, value).unwrap_or(queue),
-            "tz" => tz = values.zone(line, value).or(tz),
-            "schedule" => schedules = Some((line, value)),
-            other => values.unknown(line, other, &TOP_LEVEL_FIELDS),
-        }
-    }
-    // `queue` and `tz` apply to every schedule, wherever they are in the file.
-    let mut tables = TableReader::new(values, queue, tz);
-    match schedules {
-        None => {}
-        Some((_, DeValue::Table(table))) => file.schedules = tables.schedules(table),
-        Some((line, _)) => tables.values.problem(
-            line,
-            "`schedule` must be a table of tables; write [schedule.NAME] before each",
-        ),
-    }
-    file.problems = tables.values.into_problems();
-    file.problems.sort_by_key(|problem| problem.line);
-    file
+    let file = TomlFile::parse(text, queue, zone, now);
+    file.findings().collect()
 }
 
 #[cfg(test)]
@@ -112,7 +171,6 @@ job.labels = { team = "a" }
 "#,
         );
         assert_eq!(read.problems, []);
-        assert_eq!(read.set.as_deref(), Some("mine"));
         let [backup, beat] = &read.schedules[..] else {
             panic!("{read:#?}");
         };
@@ -140,6 +198,17 @@ job.labels = { team = "a" }
         assert_eq!(schedule.tz, None);
         assert_eq!(schedule.queue.as_str(), "beats");
         assert_eq!(beat.new.envelope.labels["team"], "a");
+    }
+
+    #[test]
+    fn a_file_names_its_set() {
+        let queue = QueueName::new("default").unwrap();
+        let set = |text| {
+            let file = TomlFile::parse(text, &queue, None, now());
+            file.set().map(str::to_owned)
+        };
+        assert_eq!(set("[schedule.a]").as_deref(), None);
+        assert_eq!(set("set = 'mine'\n[schedule.a]").as_deref(), Some("mine"));
     }
 
     #[test]

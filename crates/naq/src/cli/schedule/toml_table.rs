@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 use super::schedule_file::FileSchedule;
 use super::toml_value::{ValueReader, as_json};
@@ -105,16 +105,13 @@ impl<'r> TableReader<'r> {
         }
     }
 
-    /// Reads the table of tables, and returns the schedules without problems.
-    pub(super) fn schedules(&mut self, table: &DeTable) -> Vec<FileSchedule> {
-        let fields = self.values.fields(table).into_iter();
-        fields
-            .filter_map(|(name, line, value)| self.schedule(name, line, value))
-            .collect()
-    }
-
     /// Reads the table of one schedule. Returns `None`, and adds the problems, if it has any.
-    fn schedule(&mut self, name: &str, line: usize, value: &DeValue) -> Option<FileSchedule> {
+    pub(super) fn schedule(
+        &mut self,
+        name: &str,
+        line: usize,
+        value: &DeValue,
+    ) -> Option<FileSchedule> {
         let problems_before = self.values.problem_count();
         let DeValue::Table(table) = value else {
             self.values.problem(

@@ -62,6 +62,11 @@ impl<'r> ValueReader<'r> {
         self.problems
     }
 
+    /// The problems since the last call.
+    pub(super) fn take_problems(&mut self) -> Vec<Diagnostic> {
+        std::mem::take(&mut self.problems)
+    }
+
     pub(super) fn fields<'t, 'i>(&self, table: &'t DeTable<'i>) -> Fields<'t, 'i> {
         let mut items: Vec<(&Spanned<_>, &Spanned<DeValue>)> = table.iter().collect();
         items.sort_by_key(|(key, _)| key.span().start);
