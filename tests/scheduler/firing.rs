@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobId, ScheduleStatus, State};
+use naq_protocol::{JobId, QueueName, ScheduleStatus, State};
 use serde_json::json;
 
 use super::{
@@ -254,4 +254,56 @@ fn resume_by_a_bare_status_enqueues_no_tick_of_the_pause() {
     let activated = activate("handed");
     let _leader = scheduler(&naq, &[]);
     assert_nothing_of_the_pause("handed", activated);
+}
+
+/// Many ticks of one time are sent together. Those of a queue that refuses them, and those that a leader
+/// before has enqueued, do not disturb the others.
+#[test]
+fn a_burst_of_ticks_is_enqueued_once_each() {
+    const SCHEDULES: usize = 600;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let name = |number: usize| format!("burst{number}");
+    let tick = now();
+    naq.block_on(async {
+        for number in 0..SCHEDULES {
+            let mut one = schedule(
+                &name(number),
+                json!({"every": 3600, "start": tick, "progress": {"done_until": later(tick, -1)}}),
+            );
+            // this queue is created by the first of its ticks
+            if number % 3 == 0 {
+                one.queue = QueueName::new("missing").unwrap();
+            }
+            let broker = naq.client().broker();
+            broker.write_schedule(&one, 0).await.unwrap();
+        }
+    });
+    let in_queue = |queue: &str, numbers: &mut dyn Iterator<Item = usize>| {
+        let mut found = jobs_of(&naq, queue);
+        found.sort();
+        let ids = numbers.map(|number| schedule_id(&name(number)));
+        let mut expected: Vec<String> = ids
+            .map(|id| JobId::for_tick(&id, tick).to_string())
+            .collect();
+        expected.sort();
+        found == expected
+    };
+    let is_enqueued = || {
+        in_queue("missing", &mut (0..SCHEDULES).step_by(3))
+            && in_queue("build", &mut (0..SCHEDULES).filter(|number| number % 3 > 0))
+    };
+    let dying = naq
+        .cli(["scheduler", "--disable-ha"])
+        .env("FAILPOINTS", "tick.enqueued=250*off->return")
+        .follow();
+    dying.expect_stderr("dies at tick.enqueued");
+    let scheduler = scheduler(&naq, &["--disable-ha"]);
+    eventually("every tick is enqueued", is_enqueued);
+    for number in [0, 1, SCHEDULES - 1] {
+        progressed(&naq, &name(number), "stored", |progress| progress.runs == 1);
+    }
+    assert!(scheduler.stop().success());
+    assert!(is_enqueued());
 }

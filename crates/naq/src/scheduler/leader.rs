@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::clock_check::{self, CLOCK_CHECK_INTERVAL, WallClock};
 use super::error::SchedulerError;
-use super::fire::FireResult;
+use super::fire::{DueTick, Fired};
 use super::leader_lease::LeaderLease;
 use super::options::{SchedulerConfig, SchedulerSummary};
 use super::reconcile::reconcile_loop;
@@ -113,9 +113,17 @@ pub(super) struct Leader<'a> {
     bucket_created_at: Option<Timestamp>,
     /// Schedules to be stored and when, in order.
     pub(super) dirty: VecDeque<(Instant, EntryId)>,
+    /// Schedules to be stored at once, since a tick of each waits for that.
+    pub(super) urgent: VecDeque<EntryId>,
     // Unconstrained: with thousands of futures in one task, a few would use up the task's budget,
     // and each of the others would be woken only to be refused.
-    pub(super) fires: FuturesUnordered<BoxFuture<'static, (EntryId, Timestamp, FireResult)>>,
+    pub(super) fires: FuturesUnordered<BoxFuture<'static, Vec<Fired>>>,
+    /// Ticks that this pass of the loop has found due, and that are not in `fires` yet.
+    pub(super) due: Vec<DueTick>,
+    /// The number of ticks in `due` and `fires`.
+    pub(super) firing: usize,
+    /// Since when more ticks are due than can be sent. `None` if all are sent.
+    pub(super) burst_since: Option<Instant>,
     pub(super) writes: FuturesUnordered<BoxFuture<'static, (EntryId, StoreResult)>>,
 }
 
@@ -152,7 +160,11 @@ pub(super) async fn lead(
         freshness_check: None,
         bucket_created_at: None,
         dirty: VecDeque::new(),
+        urgent: VecDeque::new(),
         fires: FuturesUnordered::new(),
+        due: Vec::new(),
+        firing: 0,
+        burst_since: None,
         writes: FuturesUnordered::new(),
     };
     // The clock may have been set while this scheduler stood by.
@@ -219,6 +231,7 @@ impl Leader<'_> {
             self.check_freshness(watch.is_uninterrupted());
             self.check_clock();
             let has_more = self.fire_due();
+            self.send_due();
             self.store_due(has_more);
             let wake = self.next_wakeup(has_more);
             tokio::select! {
@@ -230,10 +243,10 @@ impl Leader<'_> {
                 () = lease.expired() => return Ok(TermEnd::NotLeader),
                 () = watchdog.report() => {}
                 Some(fired) = self.fires.next(), if !self.fires.is_empty() => {
-                    self.on_fired(fired);
-                    for _ in 0..BATCH_MAX {
+                    let mut handled = self.on_all_fired(fired);
+                    while handled < BATCH_MAX {
                         match self.fires.next().now_or_never() {
-                            Some(Some(fired)) => self.on_fired(fired),
+                            Some(Some(fired)) => handled += self.on_all_fired(fired),
                             _ => break,
                         }
                     }
@@ -491,6 +504,9 @@ impl Leader<'_> {
     /// Ticks that were enqueued before are not enqueued twice, because of their ids.
     async fn resync(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
         self.fires = FuturesUnordered::new();
+        self.due.clear();
+        self.firing = 0;
+        self.urgent.clear();
         self.writes = FuturesUnordered::new();
         self.freshness_check = None;
         // while the schedules are read, none fires: those not read yet may have changed
@@ -543,7 +559,7 @@ impl Leader<'_> {
 
     /// Waits for the next time at which something is due.
     fn next_wakeup(&mut self, has_more: bool) -> BoxFuture<'static, ()> {
-        let is_full = self.fires.len() >= FIRES_MAX;
+        let is_full = self.firing >= FIRES_MAX;
         if has_more && !is_full {
             return tokio::task::yield_now().boxed();
         }
@@ -571,8 +587,8 @@ impl Leader<'_> {
     async fn finish(&mut self) {
         self.is_finishing = true;
         let finished = tokio::time::timeout(SHUTDOWN_MAX, async {
-            while let Some((entry_id, tick, fired)) = self.fires.next().await {
-                self.on_fired((entry_id, tick, fired));
+            while let Some(fired) = self.fires.next().await {
+                self.on_all_fired(fired);
             }
             for (at, _) in &mut self.dirty {
                 *at = Instant::now();
@@ -581,7 +597,7 @@ impl Leader<'_> {
                 self.store_due(false);
                 match self.writes.next().await {
                     Some(written) => self.on_stored(written),
-                    None if self.dirty.is_empty() => break,
+                    None if self.dirty.is_empty() && self.urgent.is_empty() => break,
                     None => {}
                 }
             }

@@ -21,6 +21,10 @@ const WRITES_MAX: usize = 1_024;
 /// Number of schedules that are stored at once while ticks are due: ticks come first.
 const WRITES_MAX_WHILE_FIRING: usize = 64;
 
+/// How long after the begin of a burst no progress is stored, unless a tick waits for it. Most bursts are over by
+/// then, and the server has enqueued their ticks sooner.
+const WRITES_HELD_MAX: Duration = Duration::from_secs(2);
+
 /// Time between two writes of one schedule at least, however often it is due.
 const STORE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
@@ -59,7 +63,7 @@ impl Leader<'_> {
         if let Some(entry) = self.index.get(entry_id) {
             entry.is_dirty = true;
             if !entry.is_writing {
-                self.dirty.push_front((Instant::now(), entry_id));
+                self.urgent.push_back(entry_id);
             }
         }
     }
@@ -67,6 +71,12 @@ impl Leader<'_> {
     /// Starts to store the schedules that are due for it, up to the number of concurrent writes.
     pub(super) fn store_due(&mut self, has_more: bool) {
         let now = Instant::now();
+        self.burst_since = has_more.then(|| self.burst_since.unwrap_or(now));
+        while self.writes.len() < WRITES_MAX
+            && let Some(entry_id) = self.urgent.pop_front()
+        {
+            self.store(entry_id);
+        }
         while self.has_room_to_store(has_more) {
             match self.dirty.front() {
                 Some((at, entry_id)) if *at <= now => {
@@ -81,10 +91,13 @@ impl Leader<'_> {
 
     /// Whether one more schedule may be stored now.
     pub(super) fn has_room_to_store(&self, has_more_ticks: bool) -> bool {
-        let writes_max = if has_more_ticks {
-            WRITES_MAX_WHILE_FIRING
-        } else {
-            WRITES_MAX
+        let is_held = self
+            .burst_since
+            .is_some_and(|since| since.elapsed() < WRITES_HELD_MAX);
+        let writes_max = match has_more_ticks {
+            true if is_held => 0,
+            true => WRITES_MAX_WHILE_FIRING,
+            false => WRITES_MAX,
         };
         self.writes.len() < writes_max
     }
@@ -118,7 +131,9 @@ impl Leader<'_> {
                     StoreResult::Stored { revision, skipped }
                 }
                 Err(BrokerError::Conflict) => {
-                    match broker.read_stored_schedule(&schedule.schedule_id).await {
+                    // boxed, since it is rare and would make the future of every write several times larger
+                    let reading = broker.read_stored_schedule(&schedule.schedule_id).boxed();
+                    match reading.await {
                         Ok(stored) => StoreResult::Conflict(stored),
                         Err(error) => StoreResult::Failed(error),
                     }

@@ -1,17 +1,18 @@
 //! Firing: what a leader does with a schedule that is due, and with the result of its ticks.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use tokio::task::unconstrained;
 
-use super::fire::{FireResult, Tick, fire};
+use super::fire::{DueTick, FireResult, Fired, Tick, fire, fire_together};
 use super::leader::{BATCH_MAX, FIRES_MAX, Leader, STALL_THRESHOLD};
 use super::schedule_index::{EntryId, ScheduleEntry};
 use crate::clock;
 use naq_core::{ExponentialBackoff, ScheduleAction, count_enqueued};
 use naq_jetstream::{BrokerError, NewJob};
-use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
+use naq_protocol::{JobId, Overlap, QueueName, Schedule, ScheduleStatus, Timestamp};
 
 /// Pauses before a tick that the server refused is enqueued again.
 const RETRY_BACKOFF: ExponentialBackoff =
@@ -26,7 +27,7 @@ impl Leader<'_> {
         }
         let now = clock::now();
         for _ in 0..BATCH_MAX {
-            if self.fires.len() >= FIRES_MAX {
+            if self.firing >= FIRES_MAX {
                 return true;
             }
             match self.index.pop_due(now) {
@@ -101,27 +102,68 @@ impl Leader<'_> {
                 ScheduleAction::Fire { tick } => {
                     entry.is_firing = true;
                     entry.firing_is_counted = false;
-                    let (client, lease) = (self.client.clone(), self.lease.clone());
-                    let due = due_tick(entry, tick);
-                    let fire = async move { (entry_id, tick, fire(client, lease, due).await) };
-                    self.fires.push(unconstrained(fire).boxed());
+                    let due = DueTick {
+                        entry_id,
+                        time: tick,
+                        tick: due_tick(entry, tick),
+                    };
+                    self.due.push(due);
+                    self.firing += 1;
                     return;
                 }
             }
         }
     }
 
+    /// Starts to enqueue the ticks that this pass of the loop has found due: together those of one queue, so
+    /// that no tick waits for the answer of another queue's stream.
+    pub(super) fn send_due(&mut self) {
+        if self.due.is_empty() {
+            return;
+        }
+        let mut together: HashMap<QueueName, Vec<DueTick>> = HashMap::new();
+        for due in std::mem::take(&mut self.due) {
+            if due.tick.can_be_sent_at_once() {
+                match together.get_mut(&due.tick.job.queue) {
+                    Some(ticks) => ticks.push(due),
+                    None => drop(together.insert(due.tick.job.queue.clone(), vec![due])),
+                }
+                continue;
+            }
+            let (client, lease) = (self.client.clone(), self.lease.clone());
+            let fire = async move {
+                let fired = fire(client, lease, due.tick).await;
+                vec![(due.entry_id, due.time, fired)]
+            };
+            self.fires.push(unconstrained(fire).boxed());
+        }
+        for ticks in together.into_values() {
+            let fire = fire_together(self.client.clone(), self.lease.clone(), ticks);
+            self.fires.push(unconstrained(fire).boxed());
+        }
+    }
+
+    /// Handles the results of ticks. Returns their number.
+    pub(super) fn on_all_fired(&mut self, fired: Vec<Fired>) -> usize {
+        let count = fired.len();
+        for one in fired {
+            self.on_fired(one);
+        }
+        count
+    }
+
     /// Handles the result of a tick.
-    pub(super) fn on_fired(&mut self, (entry_id, tick, fired): (EntryId, Timestamp, FireResult)) {
+    fn on_fired(&mut self, (entry_id, tick, fired): Fired) {
+        self.firing -= 1;
         let now = clock::now();
-        if matches!(fired, FireResult::Enqueued) {
+        if matches!(fired, FireResult::Enqueued(_)) {
             self.summary.enqueued += 1;
             self.status.count_enqueued();
         }
         let Some(entry) = self.index.get(entry_id) else {
             return;
         };
-        if matches!(fired, FireResult::Enqueued) {
+        if matches!(fired, FireResult::Enqueued(_)) {
             let late = (now.0 - tick.0).to_std().unwrap_or_default();
             self.status.metrics.on_enqueued(&entry.schedule.queue, late);
         }
@@ -131,8 +173,7 @@ impl Leader<'_> {
         // the schedule may have been changed meanwhile so that this tick is behind it
         let is_behind = tick <= progress.done_until;
         match fired {
-            FireResult::Enqueued => {
-                let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
+            FireResult::Enqueued(job_id) => {
                 count_enqueued(progress, tick, job_id, is_counted);
                 entry.reset_retries();
             }
@@ -175,6 +216,8 @@ impl Leader<'_> {
 
 fn due_tick(entry: &ScheduleEntry, tick: Timestamp) -> Tick {
     let schedule = &entry.schedule;
+    let looks_back = matches!(schedule.overlap, Overlap::Skip | Overlap::Replace);
+    let last_job_id = schedule.progress.last_job_id.as_ref();
     Tick {
         job: NewJob::with_id(
             JobId::for_tick(&schedule.schedule_id, tick),
@@ -182,7 +225,7 @@ fn due_tick(entry: &ScheduleEntry, tick: Timestamp) -> Tick {
             entry.envelope.at(tick).into(),
         ),
         overlap: schedule.overlap,
-        last_job_id: schedule.progress.last_job_id.clone(),
+        last_job_id: last_job_id.filter(|_| looks_back).cloned(),
         skips_are_stored: entry.skips_are_stored(),
     }
 }
