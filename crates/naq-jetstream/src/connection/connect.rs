@@ -268,11 +268,22 @@ async fn check_users(
     if servers.is_empty() {
         return Ok(());
     }
+    // Without a name to resolve, only tables of the kernel are read, which does not take as long as to start a
+    // thread.
+    if servers.iter().all(has_literal_address) {
+        return users.check(&servers).map_err(AuthError::new);
+    }
     let checking = tokio::task::spawn_blocking(move || users.check(&servers));
     match checking.await {
         Ok(checked) => checked.map_err(AuthError::new),
         Err(error) => Err(AuthError::new(error)),
     }
+}
+
+/// Whether the host of a server is an address rather than a name.
+fn has_literal_address(server: &async_nats::ServerAddr) -> bool {
+    let host = server.host().trim_matches(['[', ']']);
+    host.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Adds the certificates and the prefix of reply subjects.

@@ -127,6 +127,11 @@ impl ConnectOptions {
     /// Its owner is not checked: a volume that is mounted into a container, or an administrator's file that
     /// a service's group may read, belongs to another user.
     pub(crate) async fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        if self.is_own_server {
+            // The file that says where this server is was read before, from the same folder; and to start a
+            // thread takes longer than a command takes to read the file.
+            return Ok(read_file(path, FILE_BYTES_MAX)?.bytes);
+        }
         let path = path.to_owned();
         let reading = tokio::task::spawn_blocking(move || read_file(&path, FILE_BYTES_MAX));
         match tokio::time::timeout(self.connect_timeout, reading).await {

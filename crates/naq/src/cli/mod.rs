@@ -67,6 +67,7 @@ mod time_limit;
 mod times;
 mod trace_export;
 mod upload;
+mod verb_command;
 mod version;
 mod wait;
 mod waiting;
@@ -81,6 +82,7 @@ mod zoneinfo;
 #[doc(hidden)]
 pub use schedule::fuzz;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -256,10 +258,7 @@ pub fn main() -> ExitCode {
     if complete::run(command) {
         return ExitCode::SUCCESS;
     }
-    let cli = match command()
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => return report_usage(error),
     };
@@ -271,6 +270,22 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => failure.report(),
     }
+}
+
+/// Parses a command line, which begins with the name of the program.
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let named = words.iter().skip(1).filter_map(|word| word.to_str());
+    let verb = verb_command::for_words(named.take_while(|word| *word != "--"));
+    match verb.map(|verb| parse_with(verb, words)) {
+        Some(Ok(cli)) => Ok(cli),
+        // help, and the words of an error, come from the options of all verbs
+        Some(Err(_)) | None => parse_with(command(), words),
+    }
+}
+
+fn parse_with(command: clap::Command, words: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = command.try_get_matches_from(words)?;
+    Cli::from_arg_matches(&matches)
 }
 
 /// Help and version go to standard output and are no errors. Anything else is one line, as every
@@ -474,6 +489,72 @@ mod tests {
         assert_eq!(verb(&["naq", "__spawner"]), None);
         assert_eq!(verb(&["sh", "-c", "naq worker"]), None);
         assert_eq!(health::verb_of(b"", &verbs), None);
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        let words = shlex::split(line).unwrap_or_default();
+        words.into_iter().map(OsString::from).collect()
+    }
+
+    /// Parses with the options of the verb that the words seem to name. `None` if they name none, or do not parse.
+    fn parse_as_verb(words: &[OsString]) -> Option<String> {
+        let named = words.iter().skip(1).filter_map(|word| word.to_str());
+        let verb = verb_command::for_words(named.take_while(|word| *word != "--"))?;
+        let cli = parse_with(verb, words).ok()?;
+        Some(format!("{cli:?}"))
+    }
+
+    #[test]
+    fn the_options_of_one_verb_parse_what_those_of_all_do() {
+        let examples = examples::EXAMPLES
+            .iter()
+            .flat_map(|(_, examples)| examples.iter().map(|(_, line)| *line));
+        let more = [
+            "naq --json enqueue --timeout 5s -- run",
+            "naq --nats-url nats://n:4222 --json run x",
+            "naq schedule --every 5m -- ./x",
+            "naq queue add build --json",
+        ];
+        let mut parsed = 0;
+        for line in examples.chain(more).filter(|line| line.starts_with("naq ")) {
+            let words = words(line);
+            let whole = parse_with(command(), &words).map(|cli| format!("{cli:?}"));
+            let verb = parse_as_verb(&words);
+            parsed += usize::from(verb.is_some());
+            assert_eq!(verb, whole.ok(), "{line}");
+        }
+        assert!(parsed > 100, "{parsed} lines");
+    }
+
+    #[test]
+    fn each_verb_can_be_parsed_by_itself() {
+        for verb in command().get_subcommands() {
+            let name = verb.get_name();
+            let found = verb_command::for_words([name].into_iter());
+            let found = found.unwrap_or_else(|| panic!("no options of {name}"));
+            let count = |verb: &clap::Command| verb.get_arguments().count();
+            assert_eq!(count(found.find_subcommand(name).unwrap()), count(verb));
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_verb_may_be_a_value() {
+        // the verb is `status`
+        let line = words("naq --context run status j1");
+        assert_eq!(parse_as_verb(&line), None);
+        assert!(matches!(parse(&line).unwrap().verb, Verb::Status(_)));
+        for refused in [
+            "naq",
+            "naq --version",
+            "naq enqueue --help",
+            "naq nothing",
+            "naq enqueue --nothing",
+        ] {
+            let whole = parse_with(command(), &words(refused))
+                .unwrap_err()
+                .to_string();
+            assert_eq!(parse(&words(refused)).unwrap_err().to_string(), whole);
+        }
     }
 
     #[test]
