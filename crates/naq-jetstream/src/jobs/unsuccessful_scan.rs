@@ -124,7 +124,7 @@ fn newest_first(entries: Vec<UnsuccessfulJob>) -> VecDeque<UnsuccessfulJob> {
         .into_iter()
         .map(|(job_id, stored_at)| UnsuccessfulJob { job_id, stored_at })
         .collect();
-    jobs.sort_unstable_by(|a, b| b.stored_at.cmp(&a.stored_at));
+    jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.stored_at));
     jobs.into()
 }
 
@@ -240,7 +240,7 @@ mod tests {
                 .iter()
                 .map(|(entry, later)| (*entry, entry + later))
                 .collect();
-            arrivals.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+            arrivals.sort_unstable_by_key(|arrival| std::cmp::Reverse(arrival.0));
             let mut read = NearlySorted { slack, items: BinaryHeap::new() };
             let mut listed = Vec::new();
             let mut arrivals = VecDeque::from(arrivals);
