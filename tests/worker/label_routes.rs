@@ -529,6 +529,8 @@ fn queue_of_an_earlier_version_gets_the_route_subject() {
     assert!(config.subjects.contains(&"naq.route.build.*.*".to_owned()));
     // settings of its operator stay
     assert_eq!(config.max_messages, 1_000);
+    // nats-server would permit 1,000
+    assert_eq!(config.max_consumers, 5_100);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
     assert_eq!(naq.wait_ended(&old).state(), State::Succeeded);
 }
@@ -607,4 +609,51 @@ fn each_removed_registration_of_a_served_route_is_made_again() {
         "{}",
         labelled.log()
     );
+}
+
+/// Changes how many consumers the queue's stream may have, and returns the value before.
+fn set_max_consumers(naq: &Naq, change: impl FnOnce(usize) -> i32) -> i32 {
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let stream = jetstream.get_stream("naq_queue_build").await;
+        let info = stream.expect("the stream exists").cached_info().clone();
+        let mut config = info.config.clone();
+        config.max_consumers = change(info.state.consumer_count);
+        let changed = jetstream.update_stream(config).await;
+        changed.expect("it is changed");
+        info.config.max_consumers
+    })
+}
+
+#[test]
+fn label_set_without_room_for_its_consumer_is_reported_and_served_later() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let labelled = spawn(&naq, "labelled", &["gpu=yes", "disk=ssd", "zone=a"]);
+    let first = naq.publish("build", requiring(&[("zone", "a")]));
+    assert_eq!(naq.wait_ended(&first).state(), State::Succeeded);
+    let before = set_max_consumers(&naq, |consumers| i32::try_from(consumers).unwrap());
+    assert_eq!(before, 5_100);
+    let waiting = [("gpu", "yes"), ("disk", "ssd")].map(|set| {
+        let job = naq.publish("build", requiring(&[set]));
+        eventually("the worker reports the set", || {
+            labelled
+                .log()
+                .contains(&format!(r#"{{"{}": "{}"}}"#, set.0, set.1))
+        });
+        job
+    });
+    assert!(
+        labelled.log().contains("`naq-route-*`"),
+        "{}",
+        labelled.log()
+    );
+    // the other sets are served as before
+    let next = naq.publish("build", requiring(&[("zone", "a")]));
+    assert_eq!(naq.wait_ended(&next).state(), State::Succeeded);
+    set_max_consumers(&naq, |_| before);
+    for job in &waiting {
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
+    }
 }

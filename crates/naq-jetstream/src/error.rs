@@ -57,6 +57,16 @@ pub enum BrokerError {
         /// Why naq does not change it.
         reason: String,
     },
+    /// A stream has as many consumers as it may have, so that a set of required labels gets none.
+    #[error("the stream `{stream}` has as many consumers as it may have{}, one for each set of required labels; remove those named `{route_consumers}` of which the labels are not required any more, or raise the stream's `max_consumers`", describe_max(*.consumers_max))]
+    TooManyConsumers {
+        /// The stream of the queue.
+        stream: String,
+        /// How many it may have, if it has a limit of its own.
+        consumers_max: Option<i64>,
+        /// The names of the consumers of label sets, with a wildcard.
+        route_consumers: String,
+    },
     /// The prefix of the names is invalid.
     #[error("prefix: {0}")]
     InvalidPrefix(InvalidName),
@@ -216,6 +226,10 @@ pub enum BrokerErrorKind {
     InvalidData,
 }
 
+fn describe_max(max: Option<i64>) -> String {
+    max.map_or_else(String::new, |max| format!(" ({max})"))
+}
+
 fn describe_due_time_conflict(standing: ExistingJob) -> String {
     match standing {
         ExistingJob::Started => "and has started".to_owned(),
@@ -254,7 +268,9 @@ impl BrokerError {
             BrokerError::StorageFull(_) => BrokerErrorKind::StorageFull,
             BrokerError::Timeout(_) => BrokerErrorKind::Timeout,
             BrokerError::PermissionDenied { .. } => BrokerErrorKind::PermissionDenied,
-            BrokerError::Refused { .. } => BrokerErrorKind::Refused,
+            BrokerError::Refused { .. } | BrokerError::TooManyConsumers { .. } => {
+                BrokerErrorKind::Refused
+            }
             BrokerError::InvalidSchedule { .. }
             | BrokerError::InvalidData(_)
             | BrokerError::Unstorable(_) => BrokerErrorKind::InvalidData,

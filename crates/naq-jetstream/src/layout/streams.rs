@@ -18,6 +18,13 @@ const MARKER_TTL_MIN: Duration = Duration::from_secs(1);
 /// How long live output is kept.
 const LOGS_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
+/// Number of sets of required labels that a queue has room for: each has a consumer of its own.
+const LABEL_SETS_MAX: i64 = 5_000;
+
+/// Number of consumers of a queue. Where a stream sets none, nats-server 2.15 permits 1,000. Besides those
+/// of the label sets there are the one of the workers, and those of programs that look into the queue.
+const QUEUE_CONSUMERS_MAX: i64 = LABEL_SETS_MAX + 100;
+
 /// Maximum size of the live output that is kept, in bytes.
 const LOGS_BYTES_MAX: i64 = 256 << 20;
 
@@ -33,6 +40,9 @@ const AUDIT_ENTRIES_PER_SUBJECT_MAX: i64 = 20_000;
 /// Maximum size of an entry of the audit, in bytes. A limit of the whole stream in bytes would reserve storage,
 /// which a small account lacks.
 const AUDIT_ENTRY_BYTES_MAX: i64 = 16 << 10;
+
+/// The setting that limits the consumers of a stream.
+pub(super) const MAX_CONSUMERS: &str = "max_consumers";
 
 /// A stream, or the stream behind a bucket.
 #[derive(Clone, Debug)]
@@ -56,7 +66,7 @@ impl StreamSpec {
             Setting::required("subject_transform", Value::Null),
             Setting::required("allow_msg_counter", false),
             Setting::required("deny_purge", false),
-            Setting::required_unlimited("max_consumers", -1),
+            Setting::required_unlimited(MAX_CONSUMERS, -1),
             // a record or an envelope has no maximum size but the server's
             Setting::advised_unlimited("max_msg_size", -1),
         ];
@@ -97,6 +107,11 @@ impl StreamSpec {
         self
     }
 
+    fn replace(&mut self, setting: Setting) {
+        self.settings.retain(|one| one.name != setting.name);
+        self.settings.push(setting);
+    }
+
     /// The stream of a queue.
     pub(crate) fn queue(names: &Names, queue: &QueueName) -> StreamSpec {
         let (source, destination) = names.queue_events();
@@ -125,6 +140,11 @@ impl StreamSpec {
         ];
         let contents = "jobs that wait, run or are delayed";
         let mut spec = StreamSpec::new(names.queue_stream(queue), contents, settings);
+        spec.replace(Setting::required_at_least(
+            MAX_CONSUMERS,
+            QUEUE_CONSUMERS_MAX,
+            QUEUE_CONSUMERS_MAX,
+        ));
         spec.set_initial("description", format!("naq queue {queue}"));
         spec
     }

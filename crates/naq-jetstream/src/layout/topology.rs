@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::consumers::{self, normalized, pull_config};
 use super::memory::{Creation, REPLICAS_MAX, ReplicaSummary, Replicas};
 use super::setting::{Config, Remedy, Setting, SettingDifference, changed_config, differences};
-use super::streams::StreamSpec;
+use super::streams::{MAX_CONSUMERS, StreamSpec};
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::queues::queue::QueueSettings;
@@ -37,6 +37,8 @@ const NO_SUITABLE_PEERS: u64 = 10_005;
 const NO_TIERED_LIMIT: u64 = 10_120;
 /// The stream has another consumer of these subjects.
 const CONSUMER_NOT_UNIQUE: u64 = 10_100;
+/// The stream has, or would have, more consumers than are permitted.
+pub(crate) const CONSUMERS_MAX_REACHED: u64 = 10_026;
 
 /// Whether the server refused to create a consumer because it cannot read what it has stored of an earlier one.
 /// Other refusals have the same code.
@@ -428,9 +430,14 @@ impl Broker {
     ) -> Result<Option<StreamReport>, BrokerError> {
         let mut to_try = self.layout.replicas_to_try(replicas).into_iter();
         let mut count = to_try.next().unwrap_or(1);
+        let mut is_account_limited = false;
         loop {
             let subject = format!("STREAM.CREATE.{}", spec.name);
-            let config = Value::Object(spec.new_config(count));
+            let mut config = spec.new_config(count);
+            if is_account_limited {
+                config.insert(MAX_CONSUMERS.to_owned(), json!(-1));
+            }
+            let config = Value::Object(config);
             let error = match self.api_request(subject, &config, CREATING).await? {
                 Ok(report) => {
                     self.report_few_replicas(replicas, &report);
@@ -440,6 +447,11 @@ impl Broker {
             };
             if error.error_code() == ErrorCode::STREAM_NAME_EXIST {
                 return Ok(None);
+            }
+            // the account's own limit is lower, and applies to a stream that sets none
+            if error.error_code().0 == CONSUMERS_MAX_REACHED && !is_account_limited {
+                is_account_limited = true;
+                continue;
             }
             if error.error_code().0 == REPLICAS_NOT_SUPPORTED && replicas.is_none() {
                 self.layout.mark_single_server();
@@ -486,11 +498,24 @@ impl Broker {
         let differing = differences(&spec.settings, &report.config);
         self.refuse_impossible(&object, &differing)?;
         self.report_disadvantages(&object, &differing);
-        let changes = automatic(&differing);
+        let mut changes = automatic(&differing);
         if changes.is_empty() {
             return Ok(Some(report));
         }
-        let changed = self.change_stream(spec, &report.config, &changes).await?;
+        let changed = match self.change_stream(spec, &report.config, &changes).await {
+            // the account's limit is lower; or nats-server is of 2.12, which cannot change it and has no
+            // limit where a stream sets none
+            Err(BrokerError::Unsuitable { .. })
+                if changes.iter().any(|one| one.setting == MAX_CONSUMERS) =>
+            {
+                changes.retain(|one| one.setting != MAX_CONSUMERS);
+                if changes.is_empty() {
+                    return Ok(Some(report));
+                }
+                self.change_stream(spec, &report.config, &changes).await?
+            }
+            changed => changed?,
+        };
         log_changes(&object, &changes);
         Ok(Some(changed))
     }
@@ -630,6 +655,20 @@ impl Broker {
                     one.wanted_text()
                 );
             }
+        }
+    }
+
+    /// The queue's stream has as many consumers as it may have.
+    pub(crate) async fn too_many_consumers(&self, queue: &QueueName) -> BrokerError {
+        let stream = self.names.queue_stream(queue);
+        let consumers_max = match self.stream_report(&stream).await {
+            Ok(Some(report)) => report.config.get(MAX_CONSUMERS).and_then(Value::as_i64),
+            Ok(None) | Err(_) => None,
+        };
+        BrokerError::TooManyConsumers {
+            stream,
+            consumers_max: consumers_max.filter(|max| *max > 0),
+            route_consumers: self.names.route_consumer("*"),
         }
     }
 

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::layout::consumers::{self, pull_config};
+use crate::layout::topology::CONSUMERS_MAX_REACHED;
 use crate::names::Names;
 use crate::pull::delivery::Delivery;
 use crate::stream::publish::revision_headers;
@@ -204,7 +205,8 @@ impl Broker {
     /// is paused, and has the queue's limit of running jobs.
     ///
     /// # Errors
-    /// Returns an error if the server refuses the request.
+    /// Returns [`BrokerError::TooManyConsumers`] if the queue's stream may have no more, and other errors if
+    /// the server refuses the request.
     pub async fn ensure_route_consumer(
         &self,
         queue: &QueueName,
@@ -228,7 +230,16 @@ impl Broker {
                 let needed = consumers::route_consumer(&self.names, queue, route_key);
                 self.adapt_consumer(queue, &name, &needed).await?;
             }
-            Err(error) => return Err(self.request_error(doing, error)),
+            Err(error) => {
+                return Err(match error.kind() {
+                    ConsumerCreateStrictErrorKind::JetStream(api)
+                        if api.error_code().0 == CONSUMERS_MAX_REACHED =>
+                    {
+                        self.too_many_consumers(queue).await
+                    }
+                    _ => self.request_error(doing, error),
+                });
+            }
         }
         self.recreate_if_stale(queue, &name, existed).await?;
         // another client that paused or limited the queue meanwhile may have listed its consumers

@@ -1,6 +1,8 @@
 //! Label routes that this worker serves: the sets of required labels that it has.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,14 +35,34 @@ pub(super) fn serves_routes(options: &WorkerConfig) -> bool {
     !options.labels.is_empty() && options.single_job.is_none()
 }
 
+/// The label routes that this worker can serve, by queue and key.
+type Routes = HashMap<(QueueName, String), LabelRoute>;
+
+/// Finds the label routes that this worker can serve.
+struct RouteWatcher {
+    context: Arc<WorkerContext>,
+    reports: mpsc::Sender<Report>,
+    served: Routes,
+    /// Those for which the queue's stream has no room.
+    refused: Routes,
+}
+
+/// The loop of the worker has ended.
+struct LoopEnded;
+
 /// Finds the label routes that this worker can serve, now and as they are registered, and reports
 /// to the loop the consumers to pull from. Runs until the loop has ended.
 pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sender<Report>) {
-    let mut served = HashMap::new();
+    let mut watcher = RouteWatcher {
+        context,
+        reports,
+        served: HashMap::new(),
+        refused: HashMap::new(),
+    };
     let mut failures = 0;
     loop {
-        match watch_routes_once(&context, &reports, &mut served, &mut failures).await {
-            Ok(()) => return,
+        match watcher.watch(&mut failures).await {
+            Ok(LoopEnded) => return,
             Err(error) => {
                 tracing::warn!("cannot watch the label routes, retrying: {error}");
             }
@@ -50,69 +72,111 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
     }
 }
 
-/// Returns `Ok` only once the loop has ended. Sets `failures` to 0 whenever the server has carried out
-/// all requests.
-async fn watch_routes_once(
-    context: &WorkerContext,
-    reports: &mpsc::Sender<Report>,
-    served: &mut HashMap<(QueueName, String), LabelRoute>,
-    failures: &mut u32,
-) -> Result<(), BrokerError> {
-    let broker = &context.broker;
-    // the watch before the list, so that no route is registered unseen between the two
-    let mut watch = broker.watch_label_routes().await?;
-    let mut event = LabelRouteEvent::Resync;
-    loop {
-        let registered = match event {
-            LabelRouteEvent::Changed(route) => vec![route],
-            LabelRouteEvent::Resync | LabelRouteEvent::Gap => broker.list_label_routes().await?,
-        };
-        for route in registered {
-            if !matches_worker(&context.options, &route) {
-                continue;
-            }
-            let place = (route.queue.clone(), route.key.clone());
-            if served.contains_key(&place) {
-                continue;
-            }
-            let of_queue = served.keys().filter(|(queue, _)| *queue == route.queue);
-            if of_queue.count() >= ROUTES_PER_QUEUE_MAX {
-                tracing::warn!(
-                    queue = %route.queue,
-                    "jobs require over {ROUTES_PER_QUEUE_MAX} different sets of this worker's labels; jobs with further sets wait for another worker"
-                );
-                continue;
-            }
-            let consumer = broker
-                .ensure_route_consumer(&route.queue, &route.key)
-                .await?;
-            served.insert(place, route.clone());
-            let available = Report::RouteAvailable {
-                queue: route.queue,
-                consumer,
+impl RouteWatcher {
+    /// Sets `failures` to 0 whenever the server has carried out all requests.
+    async fn watch(&mut self, failures: &mut u32) -> Result<LoopEnded, BrokerError> {
+        let broker = self.context.broker.clone();
+        // the watch before the list, so that no route is registered unseen between the two
+        let mut watch = broker.watch_label_routes().await?;
+        let mut event = LabelRouteEvent::Resync;
+        loop {
+            let registered = match event {
+                LabelRouteEvent::Changed(route) => vec![route],
+                LabelRouteEvent::Resync | LabelRouteEvent::Gap => {
+                    broker.list_label_routes().await?
+                }
             };
-            if reports.send(available).await.is_err() {
-                return Ok(());
-            }
-        }
-        *failures = 0;
-        event = loop {
-            tokio::select! {
-                event = watch.next() => break event?,
-                () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
-                    register_again(broker, served).await?;
+            for route in registered {
+                if self.is_for_this_worker(&route)
+                    && let ControlFlow::Break(ended) = self.serve(route).await?
+                {
+                    return Ok(ended);
                 }
             }
+            *failures = 0;
+            event = loop {
+                tokio::select! {
+                    event = watch.next() => break event?,
+                    () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
+                        register_again(&broker, &self.served).await?;
+                        if let ControlFlow::Break(ended) = self.serve_refused().await? {
+                            return Ok(ended);
+                        }
+                    }
+                }
+            };
+        }
+    }
+
+    /// Whether this worker serves the queue and has the labels, and does not serve the route yet.
+    fn is_for_this_worker(&self, route: &LabelRoute) -> bool {
+        let place = (route.queue.clone(), route.key.clone());
+        if !matches_worker(&self.context.options, route) || self.served.contains_key(&place) {
+            return false;
+        }
+        let of_queue = self
+            .served
+            .keys()
+            .filter(|(queue, _)| *queue == route.queue);
+        let has_room = of_queue.count() < ROUTES_PER_QUEUE_MAX;
+        if !has_room {
+            tracing::warn!(
+                queue = %route.queue,
+                "jobs require over {ROUTES_PER_QUEUE_MAX} different sets of this worker's labels; jobs with further sets wait for another worker"
+            );
+        }
+        has_room
+    }
+
+    /// Serves a route. If the queue's stream has no room for its consumer, that is logged once, and tried
+    /// again later.
+    async fn serve(&mut self, route: LabelRoute) -> Result<ControlFlow<LoopEnded>, BrokerError> {
+        let place = (route.queue.clone(), route.key.clone());
+        let broker = &self.context.broker;
+        let consumer = match broker.ensure_route_consumer(&route.queue, &route.key).await {
+            Err(error @ BrokerError::TooManyConsumers { .. }) => {
+                if let Entry::Vacant(entry) = self.refused.entry(place) {
+                    tracing::error!(
+                        queue = %route.queue,
+                        labels = ?route.labels,
+                        "jobs that require these labels wait, and this worker, which has the labels, cannot run them: {error}"
+                    );
+                    entry.insert(route);
+                }
+                return Ok(ControlFlow::Continue(()));
+            }
+            made => made?,
         };
+        self.refused.remove(&place);
+        self.served.insert(place, route.clone());
+        let available = Report::RouteAvailable {
+            queue: route.queue,
+            consumer,
+        };
+        Ok(match self.reports.send(available).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(LoopEnded),
+        })
+    }
+
+    /// Tries one of the refused routes, and all others if there is room now.
+    async fn serve_refused(&mut self) -> Result<ControlFlow<LoopEnded>, BrokerError> {
+        while let Some(route) = self.refused.values().next().cloned() {
+            let before = self.refused.len();
+            if let ControlFlow::Break(ended) = self.serve(route).await? {
+                return Ok(ControlFlow::Break(ended));
+            }
+            if self.refused.len() == before {
+                break;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
 /// Registers again those of the served routes that someone removed, alone or with their bucket, so
 /// that other workers find them.
-async fn register_again(
-    broker: &Broker,
-    served: &HashMap<(QueueName, String), LabelRoute>,
-) -> Result<(), BrokerError> {
+async fn register_again(broker: &Broker, served: &Routes) -> Result<(), BrokerError> {
     let routes: Vec<LabelRoute> = served.values().cloned().collect();
     let mut checks = stream::iter(routes)
         .map(|route| async move {
