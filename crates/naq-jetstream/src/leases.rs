@@ -137,22 +137,36 @@ impl Broker {
         query: &LeaseQuery,
         silent: u32,
     ) -> Result<HolderReply, BrokerError> {
-        let request = serde_json::to_vec(query)
-            .map_err(|error| BrokerError::not_json("the question about a lease", error))?;
-        let before = self.link.state();
         let subject = self.names.leases_of_worker(worker_id);
+        let probe = async || self.read_record(&query.job_id).await.map(drop);
+        let reply = self.ask_worker(subject, query, silent, probe).await?;
+        Ok(reply.unwrap_or_else(|payload| {
+            serde_json::from_slice::<LeaseAnswer>(&payload)
+                .map_or(LeaseState::Unknown, |answer| answer.state)
+                .into()
+        }))
+    }
+
+    /// Asks a worker. `Err` within the result has the worker's answer. `probe` is a request by which the
+    /// server shows that it is reachable.
+    pub(crate) async fn ask_worker(
+        &self,
+        subject: String,
+        question: &impl Serialize,
+        silent: u32,
+        probe: impl AsyncFnOnce() -> Result<(), BrokerError>,
+    ) -> Result<Result<HolderReply, Bytes>, BrokerError> {
+        let request = serde_json::to_vec(question)
+            .map_err(|error| BrokerError::not_json("the question to a worker", error))?;
+        let before = self.link.state();
         let asked = self.client.request(subject, Bytes::from(request));
         let is_absent = match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
-            Ok(Ok(message)) => {
-                let state = serde_json::from_slice::<LeaseAnswer>(&message.payload)
-                    .map_or(LeaseState::Unknown, |answer| answer.state);
-                return Ok(state.into());
-            }
+            Ok(Ok(message)) => return Ok(Err(message.payload)),
             // This reply comes from the server, which is reachable.
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => true,
             // Nobody replied, maybe not even the server: this request finds out.
             Ok(Err(_)) | Err(_) => {
-                self.read_record(&query.job_id).await?;
+                probe().await?;
                 false
             }
         };
@@ -162,14 +176,14 @@ impl Broker {
             .connected_at
             .filter(|_| is_unbroken)
             .map_or(Duration::ZERO, |at| at.elapsed());
-        Ok(if is_absent {
+        Ok(Ok(if is_absent {
             HolderReply::Absent { connected_for }
         } else {
             HolderReply::Silent {
                 connected_for,
                 times: silent.saturating_add(1),
             }
-        })
+        }))
     }
 }
 
