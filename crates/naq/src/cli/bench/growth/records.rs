@@ -1,16 +1,21 @@
 //! A search for failed jobs among many records of which none matches, compared with one without records.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::super::jobs;
 use super::super::own_server::OwnServer;
 use super::super::process::Bench;
+use super::super::program::JobProgram;
 use super::super::records::{Failures, store_records};
 use super::super::{Args, median};
 use super::Row;
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use crate::local_server::SyncInterval;
-use naq_runner::Termination;
+use naq_runner::{StopReason, Termination};
+
+/// Time limit for a scheduler to lead and to complete the index.
+const INDEX_TIME_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn measure(
     session: &Session,
@@ -28,6 +33,7 @@ async fn compare(bench: &Bench, count: u32) -> Result<Vec<Row>, Failure> {
         ("jobs --state failed", &["jobs", "--state", "failed"]),
         ("jobs, the newest 50", &["jobs"]),
     ];
+    complete_index(bench).await?;
     store_records(bench, count, Failures::None).await?;
     let mut rows = Vec::new();
     for (name, search) in searches {
@@ -44,6 +50,33 @@ async fn compare(bench: &Bench, count: u32) -> Result<Vec<Row>, Failure> {
         ));
     }
     Ok(rows)
+}
+
+/// Lets a scheduler complete the index of unsuccessful jobs, as one does wherever naq is used. It stops then, so that
+/// it does not compare the records with the index while they are searched.
+async fn complete_index(bench: &Bench) -> Result<(), Failure> {
+    // by this the bucket of records exists
+    jobs::run_jobs(bench, 1, 1, &JobProgram::usual()).await?;
+    let scheduler = bench.spawn_naq(&["scheduler"]);
+    let begun = Instant::now();
+    while bench
+        .client
+        .broker()
+        .compare_unsuccessful()
+        .await?
+        .is_first()
+    {
+        if begun.elapsed() >= INDEX_TIME_MAX {
+            return Err(Failure::general(
+                "no scheduler has completed the index of unsuccessful jobs",
+            ));
+        }
+        // nothing is sent when it is complete
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    scheduler.stop(StopReason::Cancel);
+    scheduler.wait().await;
+    Ok(())
 }
 
 /// How long a command takes.
