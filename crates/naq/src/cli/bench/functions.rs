@@ -202,7 +202,7 @@ async fn measure_way(
         .latency_ms
         .extend(latencies(bench, &payload).await?);
     if way.mode.is_some() {
-        measure_memory(&worker, measured);
+        measure_memory(&worker, measured).await;
     }
     let throughput = throughput(bench, &worker, &payload).await?;
     measured.per_s.push(throughput.per_s);
@@ -287,19 +287,47 @@ async fn throughput(
     load.run(bench, count, |_| payload.clone()).await
 }
 
-/// Measures the memory of the warm processes: what spawners have started that is not naq.
-fn measure_memory(worker: &Worker, measured: &mut Measured) {
-    let all = descendants(worker.pid);
+/// Interval at which the warm processes are looked at until they change no more.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Number of intervals without a change after which all warm processes are ready: one that has run a call may have
+/// ended, and its successor has still to load the modules.
+const SETTLED_INTERVALS: u32 = 10;
+
+/// Measures the memory of the warm processes, once they change no more.
+async fn measure_memory(worker: &Worker, measured: &mut Measured) {
+    let begun = Instant::now();
+    let (mut seen, mut unchanged) = ((0, 0), 0);
+    while unchanged < SETTLED_INTERVALS && begun.elapsed() < WARM_TIME_MAX {
+        tokio::time::sleep(SETTLE_INTERVAL).await;
+        let warm = warm_processes(worker);
+        let now = (
+            warm.len(),
+            warm.iter().map(|pid| pss_bytes(*pid) >> 20).sum::<u64>(),
+        );
+        // until the first process has started there is nothing to measure
+        unchanged = match now == seen && now.0 > 0 {
+            true => unchanged + 1,
+            false => 0,
+        };
+        seen = now;
+    }
+    let warm = warm_processes(worker);
+    measured.processes = measured.processes.max(warm.len());
+    let tree = descendants(worker.pid).into_iter().chain([worker.pid]);
+    measured.tree_mib.push(mib(tree));
+    measured.warm_mib.push(mib(warm.into_iter()));
+}
+
+/// The warm processes: what spawners have started that is not naq.
+fn warm_processes(worker: &Worker) -> Vec<u32> {
     let spawners = children(worker.pid);
     let is_naq = |pid: &u32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         spawners.contains(pid) || name.starts_with("naq")
     };
-    let warm: Vec<u32> = all.iter().copied().filter(|pid| !is_naq(pid)).collect();
-    measured.processes = measured.processes.max(warm.len());
-    let tree = all.iter().copied().chain([worker.pid]);
-    measured.warm_mib.push(mib(warm.iter().copied()));
-    measured.tree_mib.push(mib(tree));
+    let all = descendants(worker.pid).into_iter();
+    all.filter(|pid| !is_naq(pid)).collect()
 }
 
 fn mib(pids: impl Iterator<Item = u32>) -> f64 {
