@@ -448,6 +448,12 @@ export type Lease = {
    * spawner process of its own. A crash is then the job's.
    */
   alone?: boolean;
+  /**
+   * Whether the worker claimed the job while it ran as many others as it may, to start it as soon as one of
+   * them ends. Nobody knows whether such a job has started, so its worker's crash is not counted as the
+   * job's.
+   */
+  claimed_ahead?: boolean;
   /** The delivery count of that message when the job was claimed; the first delivery is 1. */
   delivery: number;
   /** The sequence of its message in the queue's stream. */

@@ -93,7 +93,8 @@ impl Broker {
             }
             written => written,
         };
-        if let Some(entry) = entry {
+        // Without the record, nobody misses the entry.
+        if let (Some(entry), Ok(_)) = (entry, &written) {
             // A caller that repeats the write because of this error finds the record, and writes the entry again.
             Box::pin(self.confirm_unsuccessful(entry)).await?;
         }
