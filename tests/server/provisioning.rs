@@ -308,6 +308,8 @@ fn become_server(check: &str, program: &Path) -> Command {
         .args(["__server-supervisor", "become"])
         .arg(std::process::id().to_string())
         .arg(check)
+        // timer slack, in nanoseconds
+        .arg("50000")
         .arg(program)
         .arg("--version");
     command
