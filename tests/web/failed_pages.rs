@@ -79,8 +79,12 @@ fn forms_of_groups_are_shown_to_operators_and_checked() {
             .contains("No job has failed")
     );
     fail(&naq, &["/no/such/1", "/no/such/2"]);
-    let page = browser.get("/failed").expect(200).text();
-    assert!(page.contains("2 failed jobs, grouped by cause"), "{page}");
+    // The groups are kept until the dashboard has seen that a job has failed.
+    let failed = || browser.get("/failed").expect(200).text();
+    eventually("both jobs are shown", || {
+        failed().contains("2 failed jobs, grouped by cause")
+    });
+    let page = failed();
     assert!(page.contains("Retry 2 jobs with this cause"), "{page}");
     let (group, until) = (hidden(&page, "group"), hidden(&page, "until"));
     assert_eq!(hidden(&page, "limit"), "2");
