@@ -12,8 +12,8 @@ use crate::harness::nats::TestServer;
 const SHORT_JOBS: usize = 60;
 
 /// Starts a worker that takes its jobs for short ones, however slow the machine is.
-fn spawn(naq: &Naq, name: &str) -> Worker {
-    let worker = naq.worker(&["build"]).concurrency(1).ack_wait("2s");
+fn spawn(naq: &Naq, name: &str, ack_wait: &str) -> Worker {
+    let worker = naq.worker(&["build"]).concurrency(1).ack_wait(ack_wait);
     let worker = worker.env("FAILPOINTS", "claim_ahead.short=return(1)");
     worker.arg("--name").arg(name).spawn()
 }
@@ -48,7 +48,8 @@ fn jobs_behind_a_long_one_are_requeued() {
     let naq = Naq::new(&server);
     let records = naq.block_on(naq.nats().subscribe("$KV.naq_results.>"));
     let mut records = records.expect("a subscription");
-    let _first = spawn(&naq, "first");
+    // A message that is returned and lost on the way would be redelivered after the end of the test.
+    let _first = spawn(&naq, "first", "300s");
     let short = publish_short(&naq, SHORT_JOBS);
     let long = naq.publish("build", until_file(&naq, "end").to_string());
     let behind = publish_short(&naq, 20);
@@ -68,7 +69,7 @@ fn jobs_behind_a_long_one_are_requeued() {
     eventually("no job waits behind the long one", || {
         waiting(&naq, &behind) == 0
     });
-    let _second = spawn(&naq, "second");
+    let _second = spawn(&naq, "second", "300s");
     for job in short.iter().chain(&behind) {
         let record = naq.wait_ended(job);
         assert_eq!(record.state(), State::Succeeded);
@@ -87,12 +88,12 @@ fn jobs_behind_a_long_one_are_requeued() {
 fn a_killed_worker_loses_none_of_the_jobs_that_it_has_claimed_ahead() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let first = spawn(&naq, "first");
+    let first = spawn(&naq, "first", "2s");
     let jobs = publish_short(&naq, 150);
     naq.wait_ended(&jobs[SHORT_JOBS]);
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    let _second = spawn(&naq, "second");
+    let _second = spawn(&naq, "second", "2s");
     let (mut crashes, mut suspects) = (0, 0);
     for job in &jobs {
         let record = naq.wait_ended(job);
@@ -111,7 +112,7 @@ fn a_killed_worker_loses_none_of_the_jobs_that_it_has_claimed_ahead() {
 fn no_job_waits_behind_another_while_a_slot_is_free_elsewhere() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let workers = [spawn(&naq, "first"), spawn(&naq, "second")];
+    let workers = [spawn(&naq, "first", "2s"), spawn(&naq, "second", "2s")];
     for job in publish_short(&naq, 2 * SHORT_JOBS) {
         naq.wait_ended(&job);
     }

@@ -149,7 +149,10 @@ struct LeaseInner {
     /// Why to stop the job and whether to kill it at once; set also before the job has started.
     stop_requested: Option<(StopReason, bool)>,
     record_check: RecordCheck,
-    /// A delivery that arrived while the job of the lost lease was being stopped.
+    /// Whether the message was returned to its queue: the next delivery of it is another one.
+    is_returned: bool,
+    /// A delivery that arrived while the job of the lost lease was being stopped, or before the loop knew that the
+    /// message was returned.
     redelivery: Option<Box<Delivery>>,
     /// The slot of the job's concurrency key, if this worker has taken it ahead.
     slot: Option<SlotHold>,
@@ -197,6 +200,7 @@ impl MessageLease {
                 has_ended: false,
                 stop_requested: None,
                 record_check: RecordCheck::Idle,
+                is_returned: false,
                 redelivery: None,
                 slot: None,
             }),
@@ -277,11 +281,11 @@ impl MessageLease {
     }
 
     /// Starts the lease again after the server delivered the same message to this worker again. If
-    /// the lease was lost, its job is being stopped and stays stopped; the delivery is kept for
-    /// [`take_redelivery`](Self::take_redelivery).
+    /// the lease was lost, its job is being stopped and stays stopped, and if the message was returned, its task
+    /// is about to end; the delivery is kept for [`take_redelivery`](Self::take_redelivery).
     pub(super) fn on_redelivery(&self, delivery: Delivery) {
         let mut inner = self.lock();
-        if inner.is_lost() {
+        if inner.is_lost() || inner.is_returned {
             inner.redelivery = Some(Box::new(delivery));
             return;
         }
@@ -291,7 +295,7 @@ impl MessageLease {
         inner.delivery = Arc::new(delivery);
     }
 
-    /// The delivery that arrived after the lease was lost.
+    /// The delivery that arrived after the lease was lost, or the message was returned.
     pub(super) fn take_redelivery(&self) -> Option<Box<Delivery>> {
         self.lock().redelivery.take()
     }
@@ -387,6 +391,8 @@ impl MessageLease {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub(super) async fn nak(&self, broker: &Broker) -> Result<(), BrokerError> {
+        // The server may deliver the message again before this returns.
+        self.lock().is_returned = true;
         match self.identified_delivery(broker).await? {
             Some(delivery) => delivery.nak().await,
             None => Ok(()),
