@@ -75,8 +75,8 @@ pub(super) struct SpawnerState {
     slots: usize,
     /// Number of its jobs that take slots: those that run, and those that wait here for one of these to end.
     used: usize,
-    /// Number of those that were sent to wait if need be.
-    waiting: usize,
+    /// Number of those that may wait here, whether they do or have started.
+    may_wait: usize,
     /// Jobs assigned to the spawner that it has reported neither as started nor as
     /// finished.
     pub(super) unreported_starts: usize,
@@ -89,7 +89,7 @@ pub(super) struct SpawnerState {
 impl SpawnerState {
     /// Number of jobs that run here and take slots.
     fn running(&self) -> usize {
-        match self.waiting {
+        match self.may_wait {
             0 => self.used,
             _ => self.used.min(self.slots),
         }
@@ -98,7 +98,7 @@ impl SpawnerState {
     /// Counts a job that it gets.
     fn add(&mut self, job: &Arc<Job>) {
         self.used += usize::from(job.takes_slot());
-        self.waiting += usize::from(job.waits);
+        self.may_wait += usize::from(job.waits);
         self.jobs.insert(job.id, Arc::clone(job));
     }
 
@@ -106,7 +106,7 @@ impl SpawnerState {
     fn remove(&mut self, id: u32) -> Option<Arc<Job>> {
         let job = self.jobs.remove(&id)?;
         self.used -= usize::from(job.takes_slot());
-        self.waiting -= usize::from(job.waits);
+        self.may_wait -= usize::from(job.waits);
         Some(job)
     }
 
@@ -182,7 +182,7 @@ impl Pool {
                 jobs: HashMap::new(),
                 slots: slots_of(at),
                 used: 0,
-                waiting: 0,
+                may_wait: 0,
                 unreported_starts: 0,
                 is_ready: false,
                 is_starting: true,
@@ -341,11 +341,11 @@ impl Pool {
         })
     }
 
-    /// The spawner for a job that starts at once. One that runs more than its part of the slots, since another one
-    /// is not ready, has no jobs that wait for them.
+    /// The spawner for a job that starts at once. While another spawner is not ready, one may run more than its part
+    /// of the slots, unless it has jobs that may wait: it would start those beyond the slots of all.
     fn pick_with_room(&self, spawners: &[SpawnerState]) -> Option<usize> {
         self.pick_spawner(spawners, |spawner| spawner.used < spawner.slots)
-            .or_else(|| self.pick_spawner(spawners, |spawner| spawner.waiting == 0))
+            .or_else(|| self.pick_spawner(spawners, |spawner| spawner.may_wait == 0))
     }
 
     /// The spawner for a job that waits there until another one ends. `None` if one of the slots is that of

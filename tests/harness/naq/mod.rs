@@ -27,7 +27,7 @@ use super::raw_nats::RawNats;
 pub(crate) use cli::{Cli, CliOutput, FollowedCli, Terminal};
 pub(crate) use jobs::{id, text};
 pub(crate) use process::{GuardedChild, command, eventually, is_process_alive, start_plain_server};
-pub(crate) use worker::Worker;
+pub(crate) use worker::{Worker, WorkerOptions};
 
 /// The variable by which a worker of root takes jobs from any server. Tests may run as root.
 pub(crate) const ALLOW_ROOT: &str = "NAQ_ALLOW_ROOT";

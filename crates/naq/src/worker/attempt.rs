@@ -26,7 +26,7 @@ pub(super) enum Turn {
 
 /// What a job needs to start.
 pub(super) struct Place<'a> {
-    /// Of [`WorkerContext::running`]. `None` once the job has ended.
+    /// Of [`WorkerContext::running`]. `None` once the job has ended, and for a job that waits at its spawner.
     running: Option<SemaphorePermit<'a>>,
     /// Of [`WorkerContext::outcomes`], held until the outcome is recorded.
     _outcome: SemaphorePermit<'a>,

@@ -5,11 +5,9 @@ use std::time::Duration;
 use naq_runner::{Command, JobHandle};
 use tokio::time::Instant;
 
-/// How long a job that was claimed ahead waits at its spawner. Then it goes back to its queue, where an idle worker may
-/// take it.
-const WAIT_MAX: Duration = Duration::from_millis(10);
+use super::claim_ahead::WAIT_MAX;
 
-/// The same for a job that runs alone: its spawner may have to be started.
+/// The same as [`WAIT_MAX`] for a job that runs alone: its spawner may have to be started.
 const ALONE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Whether the turn of a job has come that was sent to the runner.

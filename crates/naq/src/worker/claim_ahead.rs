@@ -26,8 +26,9 @@ const WAIT_AIM: Duration = Duration::from_millis(5);
 /// The most that a pause without an end counts for in the mean: an idle time says nothing about the rate.
 const INTERVAL_MAX: Duration = Duration::from_millis(10);
 
-/// Time without an end after which waiting jobs are requeued.
-const STALL_MIN: Duration = Duration::from_millis(10);
+/// How long a job that was claimed ahead waits: at its spawner since it was sent there, in this process since another
+/// one ended. Then it goes back to its queue, where an idle worker may take it.
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(10);
 
 /// Maximum number of jobs that are claimed ahead.
 pub(super) const DEPTH_MAX: usize = 16;
@@ -85,7 +86,7 @@ impl ClaimAhead {
     /// When the jobs that wait are to be requeued, if no job ends until then.
     pub(super) fn stall_at(&self) -> tokio::time::Instant {
         let last_end = self.lock().last_end.unwrap_or_else(Instant::now);
-        (last_end + STALL_MIN).into()
+        (last_end + WAIT_MAX).into()
     }
 
     /// Whether the jobs that wait are to be requeued. Ends claiming ahead if so.
@@ -153,7 +154,7 @@ impl Pace {
     fn has_stalled(&mut self, now: Instant) -> bool {
         let has_stalled = self
             .last_end
-            .is_none_or(|last| now.duration_since(last) >= STALL_MIN);
+            .is_none_or(|last| now.duration_since(last) >= WAIT_MAX);
         if has_stalled {
             self.short_runs = 0;
         }
@@ -196,11 +197,11 @@ mod tests {
     fn one_long_job_ends_it_and_so_does_a_stall() {
         let mut pace = Pace::default();
         let now = end(&mut pace, Instant::now(), 50, MS, MS);
-        assert!(pace.depth() > 0 && !pace.has_stalled(now + STALL_MIN / 2));
+        assert!(pace.depth() > 0 && !pace.has_stalled(now + WAIT_MAX / 2));
         pace.on_ended(LONG_RUN_MIN, now);
         assert_eq!(pace.depth(), 0);
         let now = end(&mut pace, now, 50, MS, MS);
-        assert!(pace.depth() > 0 && pace.has_stalled(now + STALL_MIN));
+        assert!(pace.depth() > 0 && pace.has_stalled(now + WAIT_MAX));
         assert_eq!(pace.depth(), 0);
     }
 
