@@ -51,7 +51,6 @@ mod failure_group;
 mod job;
 mod retry_backoff;
 mod schedule;
-mod slots;
 
 pub use audit::{AuditActor, AuditChange, audit_entry};
 pub use clock_skew::{CLOCK_SKEW_MAX, ClockSkew};
@@ -98,5 +97,3 @@ pub use schedule::update::{
     update,
 };
 pub use schedule::{CronCache, ScheduleError};
-pub use slots::lump::{SlotPlan, SlotRequest, SlotWrite, WorkerLump};
-pub use slots::silence::{LumpSilence, OnSilence};

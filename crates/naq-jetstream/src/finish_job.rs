@@ -34,25 +34,6 @@ impl Broker {
         envelope: Option<&Envelope>,
         waiter: SlotWaiter,
     ) -> Result<(), BrokerError> {
-        self.finish_job_except_slot(record, envelope, waiter)
-            .await?;
-        if let Some(key) = envelope.and_then(|envelope| envelope.concurrency_key.as_ref()) {
-            self.release_slot(key, &record.job_id).await?;
-        }
-        Ok(())
-    }
-
-    /// The same for a job whose slot its worker has taken ahead: the worker keeps it, or returns it
-    /// afterwards.
-    ///
-    /// # Errors
-    /// Returns the error of the request that failed; the caller has to repeat the call.
-    pub async fn finish_job_except_slot(
-        &self,
-        record: &Record,
-        envelope: Option<&Envelope>,
-        waiter: SlotWaiter,
-    ) -> Result<(), BrokerError> {
         let has_ended = record.state().is_terminal();
         if waiter == SlotWaiter::MayExist
             && let Some(unsuccessful) = UnsuccessfulRecord::of(record)
@@ -71,12 +52,12 @@ impl Broker {
             self.remove_dependency_index(&record.job_id, &envelope.depends_on)
                 .await?;
         }
-        // before the slot is offered to those that wait: it must not be offered to this job
-        if let Some(key) = &envelope.concurrency_key
-            && has_ended
-            && waiter == SlotWaiter::MayExist
-        {
-            self.remove_slot_waiter(key, &record.job_id).await?;
+        if let Some(key) = &envelope.concurrency_key {
+            // before the slot is offered to those that wait: it must not be offered to this job
+            if has_ended && waiter == SlotWaiter::MayExist {
+                self.remove_slot_waiter(key, &record.job_id).await?;
+            }
+            self.release_slot(key, &record.job_id).await?;
         }
         Ok(())
     }

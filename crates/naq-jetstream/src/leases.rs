@@ -137,36 +137,22 @@ impl Broker {
         query: &LeaseQuery,
         silent: u32,
     ) -> Result<HolderReply, BrokerError> {
-        let subject = self.names.leases_of_worker(worker_id);
-        let probe = async || self.read_record(&query.job_id).await.map(drop);
-        let reply = self.ask_worker(subject, query, silent, probe).await?;
-        Ok(reply.unwrap_or_else(|payload| {
-            serde_json::from_slice::<LeaseAnswer>(&payload)
-                .map_or(LeaseState::Unknown, |answer| answer.state)
-                .into()
-        }))
-    }
-
-    /// Asks a worker. `Err` within the result has the worker's answer. `probe` is a request by which the
-    /// server shows that it is reachable.
-    pub(crate) async fn ask_worker(
-        &self,
-        subject: String,
-        question: &impl Serialize,
-        silent: u32,
-        probe: impl AsyncFnOnce() -> Result<(), BrokerError>,
-    ) -> Result<Result<HolderReply, Bytes>, BrokerError> {
-        let request = serde_json::to_vec(question)
-            .map_err(|error| BrokerError::not_json("the question to a worker", error))?;
+        let request = serde_json::to_vec(query)
+            .map_err(|error| BrokerError::not_json("the question about a lease", error))?;
         let before = self.link.state();
+        let subject = self.names.leases_of_worker(worker_id);
         let asked = self.client.request(subject, Bytes::from(request));
         let is_absent = match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
-            Ok(Ok(message)) => return Ok(Err(message.payload)),
+            Ok(Ok(message)) => {
+                let state = serde_json::from_slice::<LeaseAnswer>(&message.payload)
+                    .map_or(LeaseState::Unknown, |answer| answer.state);
+                return Ok(state.into());
+            }
             // This reply comes from the server, which is reachable.
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => true,
             // Nobody replied, maybe not even the server: this request finds out.
             Ok(Err(_)) | Err(_) => {
-                probe().await?;
+                self.read_record(&query.job_id).await?;
                 false
             }
         };
@@ -176,14 +162,14 @@ impl Broker {
             .connected_at
             .filter(|_| is_unbroken)
             .map_or(Duration::ZERO, |at| at.elapsed());
-        Ok(Ok(if is_absent {
+        Ok(if is_absent {
             HolderReply::Absent { connected_for }
         } else {
             HolderReply::Silent {
                 connected_for,
                 times: silent.saturating_add(1),
             }
-        }))
+        })
     }
 }
 

@@ -37,7 +37,6 @@ mod request_timings;
 mod requests;
 mod routing;
 mod schedules;
-mod slot_requests;
 mod slots;
 mod stream;
 mod subjects;
@@ -103,7 +102,6 @@ pub use schedules::leader_lease::{LeaderLeaseEvent, LeaderLeaseWatch, StoredLead
 pub use schedules::schedule::{
     ScheduleEvent, ScheduleListing, ScheduleWatch, SchedulesState, StoredSchedule,
 };
-pub use slot_requests::{ReceivedSlotsWanted, SlotsWanted, SlotsWantedSubscription};
 pub use stream::objects::{ObjectChunk, StoredObject};
 pub use stream::publish::PendingWrite;
 pub use stream::stored_files::{StoreFileError, StoredFile, StoredUpload, UPLOAD_KEPT_MIN};

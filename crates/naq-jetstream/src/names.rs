@@ -350,14 +350,7 @@ impl Names {
         format!("{}.lease.{worker_id}", self.prefix)
     }
 
-    /// The subject of requests for the slots that a worker has taken ahead. A right to the leases of all
-    /// workers includes it.
-    #[must_use]
-    pub fn slots_of_worker(&self, worker_id: &str) -> String {
-        format!("{}.lease.slots-{worker_id}", self.prefix)
-    }
-
-    /// The subjects of questions about the leases of all workers, and of requests for their slots.
+    /// The subjects of questions about the leases of all workers.
     #[must_use]
     pub fn leases_of_all_workers(&self) -> String {
         format!("{}.lease.*", self.prefix)

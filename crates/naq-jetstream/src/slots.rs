@@ -1,13 +1,11 @@
 //! Concurrency slots: they limit how many jobs of a concurrency key run at once, on all workers
 //! together.
 //!
-//! One value for each key names the jobs that have a slot, and the workers that have taken slots ahead;
-//! it is changed by compare-and-set. A slot that the value lists under a job belongs to the job, not to
-//! a worker, so a crash does not lose it: the worker that runs the job next has the slot already. A slot
-//! whose job has ended, or whose message is gone, is taken over. The slots that a worker has taken ahead
-//! are free when it returns them, or after its silence ([`naq_core::LumpSilence`]). Jobs that find no
-//! slot are blocked, each under an index key of its own, and releasing a slot releases the oldest of
-//! them.
+//! One value for each key names the jobs that have a slot, and is changed by compare-and-set. A
+//! slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
+//! job next has the slot already. A slot whose job has ended, or whose message is gone, is taken
+//! over. Jobs that find no slot are blocked, each under an index key of its own, and releasing a
+//! slot releases the oldest of them.
 
 use std::time::Duration;
 
@@ -19,7 +17,6 @@ use crate::failpoint::failpoint;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use naq_core::SlotPlan;
 use naq_protocol::{JobId, Record, SlotHolder, Slots};
 
 /// How long the value of a key is kept while no job has a slot.
@@ -29,9 +26,8 @@ const IDLE_TTL: Duration = Duration::from_secs(3_600);
 const CHECKS_MAX: usize = 16;
 
 impl Broker {
-    /// Acquires a slot of a key for a job by a plan, which is made again whenever another program has
-    /// changed the slots. If all are in use, the slot of a job that has ended is taken over. Repeating it
-    /// does no harm.
+    /// Acquires a slot of a key for a job, if fewer than `max` jobs have one. Returns whether the
+    /// job has a slot now. Repeating it does no harm.
     ///
     /// # Errors
     /// Returns an error if the server refuses the request or does not answer, and
@@ -40,59 +36,36 @@ impl Broker {
     pub async fn acquire_slot(
         &self,
         key: &str,
-        mut plan: impl FnMut(&mut Slots) -> SlotPlan,
-    ) -> Result<SlotPlan, BrokerError> {
-        let (mut checked, mut gone) = (false, None);
+        max: u32,
+        holder: &SlotHolder,
+    ) -> Result<bool, BrokerError> {
+        let mut checked = false;
         loop {
             let (mut slots, revision) = self.read_slots(key).await?;
-            if let Some(gone) = &gone {
-                slots.holders.retain(|held| held != gone);
-            }
-            let planned = plan(&mut slots);
-            match &planned {
-                SlotPlan::Holds => return Ok(planned),
-                SlotPlan::Full if checked => return Ok(planned),
-                SlotPlan::Full => {
-                    checked = true;
-                    gone = self.find_stale_holder(&slots.holders).await?;
-                    if gone.is_none() {
-                        return Ok(planned);
-                    }
+            slots.max = max;
+            if let Some(held) = slots.holders.iter_mut().find(|held| held.job == holder.job) {
+                if held == holder {
+                    return Ok(true);
                 }
-                SlotPlan::Write(_) => match self.write_slots(key, &slots, revision).await {
-                    Ok(()) => {
-                        failpoint("slot.acquired");
-                        return Ok(planned);
-                    }
-                    Err(BrokerError::Conflict) => {}
-                    Err(error) => return Err(error),
-                },
-            }
-        }
-    }
-
-    /// Changes the slots of a key, if the change applies to them: it returns `None` to leave them.
-    /// Returns the last result of the change, and how many slots of the last limit are free now.
-    ///
-    /// # Errors
-    /// Returns an error if the server refuses the request or does not answer, and
-    /// [`BrokerError::InvalidData`] if the stored slots cannot be read.
-    pub async fn change_slots<T>(
-        &self,
-        key: &str,
-        mut change: impl FnMut(&mut Slots) -> Option<T>,
-    ) -> Result<(Option<T>, usize), BrokerError> {
-        loop {
-            let (mut slots, revision) = self.read_slots(key).await?;
-            let changed = change(&mut slots);
-            let free = slots.free(slots.max) as usize;
-            if changed.is_none() {
-                return Ok((None, free));
+                held.queue.clone_from(&holder.queue);
+                held.sequence = holder.sequence;
+            } else if slots.holders.len() < max as usize {
+                slots.holders.push(holder.clone());
+            } else {
+                if checked {
+                    return Ok(false);
+                }
+                checked = true;
+                let Some(gone) = self.find_stale_holder(&slots.holders).await? else {
+                    return Ok(false);
+                };
+                slots.holders.retain(|held| *held != gone);
+                slots.holders.push(holder.clone());
             }
             match self.write_slots(key, &slots, revision).await {
                 Ok(()) => {
-                    failpoint("slot.released");
-                    return Ok((changed, free));
+                    failpoint("slot.acquired");
+                    return Ok(true);
                 }
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -120,7 +93,7 @@ impl Broker {
             };
             let held = slots.holders.len();
             slots.holders.retain(|held| held.job != *job);
-            let free = slots.free(slots.max) as usize;
+            let free = (slots.max as usize).saturating_sub(slots.holders.len());
             if slots.holders.len() == held {
                 break free;
             }
@@ -133,15 +106,10 @@ impl Broker {
                 Err(error) => return Err(error),
             }
         };
-        self.release_slot_waiters(key, free).await.map(drop)
+        self.release_slot_waiters(key, free).await
     }
 
-    /// Releases the jobs that have waited longest for a slot of a key, as many as slots are free. Returns
-    /// how many were released.
-    ///
-    /// # Errors
-    /// Returns an error if the server refuses a write or does not answer; call it again then.
-    pub async fn release_slot_waiters(&self, key: &str, free: usize) -> Result<usize, BrokerError> {
+    async fn release_slot_waiters(&self, key: &str, free: usize) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let waiting = self.names.slot_waiters(key);
         let (mut released, mut from) = (0, 1);
@@ -179,7 +147,7 @@ impl Broker {
                 released += 1;
             }
         }
-        Ok(released)
+        Ok(())
     }
 
     /// Indexes a job that waits for a slot of a key.
@@ -198,7 +166,7 @@ impl Broker {
     /// Returns an error if the server refuses the request or does not answer.
     pub async fn has_free_slot(&self, key: &str, max: u32) -> Result<bool, BrokerError> {
         match self.read_slots(key).await {
-            Ok((slots, _)) => Ok(slots.free(max) > 0),
+            Ok((slots, _)) => Ok(slots.holders.len() < max as usize),
             Err(BrokerError::InvalidData(_)) => Ok(true),
             Err(error) => Err(error),
         }
@@ -249,12 +217,7 @@ impl Broker {
         Ok(None)
     }
 
-    /// Reads the slots of a key, and the revision of their value.
-    ///
-    /// # Errors
-    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the value
-    /// cannot be read.
-    pub async fn read_slots(&self, key: &str) -> Result<(Slots, u64), BrokerError> {
+    async fn read_slots(&self, key: &str) -> Result<(Slots, u64), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.slots_bucket());
         let subject = self.names.slots(key);
         let message = self
@@ -286,8 +249,7 @@ impl Broker {
             serde_json::to_vec(slots).map_err(|error| BrokerError::not_json("the value", error))?;
         let mut made = false;
         loop {
-            let is_idle = slots.holders.is_empty() && slots.lumps.is_empty();
-            let ttl = is_idle.then_some(IDLE_TTL);
+            let ttl = slots.holders.is_empty().then_some(IDLE_TTL);
             let headers = revision_headers(revision, ttl);
             let pending = self
                 .send(self.names.slots(key), headers, value.clone().into())

@@ -140,7 +140,7 @@ pub use schedule::{
 };
 pub use scheduler::{SchedulerInfo, SchedulerState};
 pub use schema::{SCHEMAS, schema};
-pub use slots::{SlotHolder, SlotLump, Slots};
+pub use slots::{SlotHolder, Slots};
 pub use state::{IllegalTransition, Reason, State};
 pub use text::{command_line, escape, escape_json};
 pub use time::Timestamp;

@@ -6,7 +6,7 @@
 //! but delivers to no consumer, a consumer that is past the end of its stream.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
@@ -82,7 +82,6 @@ pub(super) async fn reconcile_loop(
             // younger keys and records may belong to work that is under way
             before: clock::saturating_sub(clock::now(), interval),
             result_ttl,
-            asked_keys: Mutex::default(),
         };
         let with_records = runs.is_multiple_of(RECORDS_SCAN_INTERVAL);
         if with_records {
@@ -119,8 +118,6 @@ struct Reconciler<'a> {
     /// Only what was written before this time is repaired.
     before: Timestamp,
     result_ttl: Duration,
-    /// The concurrency keys of which a job was released although no slot is free.
-    asked_keys: Mutex<HashSet<String>>,
 }
 
 impl Reconciler<'_> {
@@ -303,8 +300,7 @@ impl Reconciler<'_> {
         Ok(summary)
     }
 
-    /// Releases a job that waits for a slot, if one is free. Workers that are gone may have taken slots
-    /// ahead: then one job of the key is released, and the worker that gets it asks for these slots.
+    /// Releases a job that waits for a slot, if one is free.
     async fn offer_slot(&self, record: &Record) -> Result<bool, BrokerError> {
         let Some(key) = record
             .waits()
@@ -315,25 +311,10 @@ impl Reconciler<'_> {
         let envelope = record.envelope.as_ref();
         let envelope = envelope.and_then(|json| Envelope::parse(json.get().as_bytes()).ok());
         let max = envelope.and_then(|envelope| envelope.concurrency_max);
-        let is_offered = match self.broker.read_slots(key).await {
-            Ok((slots, _)) if slots.free(max.unwrap_or(1)) > 0 => true,
-            Ok((slots, _)) => !slots.lumps.is_empty() && self.asks_first(key),
-            // the worker that gets the job rejects it
-            Err(BrokerError::InvalidData(_)) => true,
-            Err(error) => return Err(error),
-        };
-        if !is_offered {
+        if !self.broker.has_free_slot(key, max.unwrap_or(1)).await? {
             return Ok(false);
         }
         self.broker.release(&record.job_id).await
-    }
-
-    fn asks_first(&self, key: &str) -> bool {
-        let mut asked = self
-            .asked_keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        asked.insert(key.to_owned())
     }
 
     async fn reconcile_records(&self, summary: &mut ReconcileSummary) -> Result<(), BrokerError> {

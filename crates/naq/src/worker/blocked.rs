@@ -11,8 +11,6 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::attempt::Attempt;
 use super::delivery::LeasedDelivery;
-use super::slot_lumps::AcquiredSlot;
-use super::slot_requests;
 use crate::clock::now;
 use naq_core::{ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DependencyStatus};
 use naq_jetstream::{Broker, BrokerError, SlotWaiter, failpoint};
@@ -88,19 +86,7 @@ impl LeasedDelivery<'_> {
         if !record.has_dependents && !may_have_waited && !may_lack_entry {
             return Ok(());
         }
-        let broker = self.broker();
-        let Some(slot) = self.lease.take_slot() else {
-            return Box::pin(self.persist(|| broker.finish_job(record, envelope, waiter))).await;
-        };
-        let finishing = || broker.finish_job_except_slot(record, envelope, waiter);
-        Box::pin(self.persist(finishing)).await?;
-        let slots = slot.slots();
-        drop(slot);
-        if slots.must_return() {
-            let lumps = &self.context.slot_lumps;
-            Box::pin(self.persist(|| lumps.return_unused(broker, &slots))).await?;
-        }
-        Ok(())
+        Box::pin(self.persist(|| self.broker().finish_job(record, envelope, waiter))).await
     }
 
     /// Reads a blocked job from its record. `None` if the job is not blocked any more.
@@ -212,35 +198,16 @@ impl Attempt<'_> {
             sequence: facts.sequence,
             unknown: UnknownFields::default(),
         };
-        let delivery = &self.delivery;
-        if delivery.lease.has_slot() {
-            return Ok(ConcurrencySlot::Acquired);
-        }
-        // an earlier delivery of this message may have left the job among the holders
-        let is_new = delivery.message.delivery == 1;
-        let (broker, lumps) = (delivery.broker(), &delivery.context.slot_lumps);
-        let acquire = || lumps.acquire(broker, key, self.slots_max(), holder.clone(), is_new);
-        let mut acquired = delivery.persist(acquire).await?;
-        if acquired.is_none() && self.ask_for_slots(key).await? {
-            acquired = delivery.persist(acquire).await?;
-        }
-        Ok(match acquired {
-            None => ConcurrencySlot::Full,
-            Some(AcquiredSlot::Listed) => ConcurrencySlot::Acquired,
-            Some(AcquiredSlot::Ahead(slot)) => {
-                delivery.lease.set_slot(slot);
-                ConcurrencySlot::Acquired
-            }
+        let broker = self.delivery.broker();
+        let is_acquired = self
+            .delivery
+            .persist(|| broker.acquire_slot(key, self.slots_max(), &holder))
+            .await?;
+        Ok(if is_acquired {
+            ConcurrencySlot::Acquired
+        } else {
+            ConcurrencySlot::Full
         })
-    }
-
-    /// Asks the workers that have taken slots ahead for those that they do not use. Returns whether any
-    /// worker has.
-    async fn ask_for_slots(&self, key: &str) -> Result<bool, BrokerError> {
-        let (delivery, lumps) = (&self.delivery, &self.delivery.context.slot_lumps);
-        delivery
-            .persist(|| slot_requests::ask_for_slots(delivery.broker(), lumps, key))
-            .await
     }
 
     /// Blocks a job on its dependencies or its concurrency key. The order matters:
@@ -299,8 +266,6 @@ impl Attempt<'_> {
             delivery
                 .persist(|| broker.index_slot_waiter(key, &record.job_id))
                 .await?;
-            // once more: a worker that was asked before may have found no job that waits
-            self.ask_for_slots(key).await?;
             return delivery
                 .persist(|| broker.has_free_slot(key, self.slots_max()))
                 .await;

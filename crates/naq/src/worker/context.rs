@@ -1,7 +1,7 @@
 //! What all deliveries of a worker share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -15,7 +15,6 @@ use super::lease::HeldLeases;
 use super::metrics::WorkerMetrics;
 use super::options::WorkerConfig;
 use super::prepared_scripts::PreparedScripts;
-use super::slot_lumps::SlotLumps;
 use super::warm::WarmPools;
 use naq_client::Client;
 use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
@@ -70,8 +69,6 @@ pub(super) struct WorkerContext {
     pub(super) files: FileCache,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
-    /// The slots of concurrency keys that this worker has taken ahead.
-    pub(super) slot_lumps: Arc<SlotLumps>,
 }
 
 /// Claims, outcomes and what follows from them that could not be stored at the first attempt, and are

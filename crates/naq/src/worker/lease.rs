@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::slot_lumps::SlotHold;
 use crate::clock::{BootInstant, LeaseExpiry};
 use naq_jetstream::{Broker, BrokerError, Delivery, LeaseQuery, LeaseState};
 use naq_protocol::{JobId, QueueName, State};
@@ -154,8 +153,6 @@ struct LeaseInner {
     /// A delivery that arrived while the job of the lost lease was being stopped, or before the loop knew that the
     /// message was returned.
     redelivery: Option<Box<Delivery>>,
-    /// The slot of the job's concurrency key, if this worker has taken it ahead.
-    slot: Option<SlotHold>,
 }
 
 impl LeaseInner {
@@ -202,7 +199,6 @@ impl MessageLease {
                 record_check: RecordCheck::Idle,
                 is_returned: false,
                 redelivery: None,
-                slot: None,
             }),
         }
     }
@@ -298,20 +294,6 @@ impl MessageLease {
     /// The delivery that arrived after the lease was lost, or the message was returned.
     pub(super) fn take_redelivery(&self) -> Option<Box<Delivery>> {
         self.lock().redelivery.take()
-    }
-
-    /// Keeps the slot of the job's concurrency key until it is taken, or nothing works on the message any
-    /// more.
-    pub(super) fn set_slot(&self, slot: SlotHold) {
-        self.lock().slot = Some(slot);
-    }
-
-    pub(super) fn has_slot(&self) -> bool {
-        self.lock().slot.is_some()
-    }
-
-    pub(super) fn take_slot(&self) -> Option<SlotHold> {
-        self.lock().slot.take()
     }
 
     /// Whether the job must not run any more under this lease.

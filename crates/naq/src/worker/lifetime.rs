@@ -18,9 +18,8 @@ use super::metrics::WorkerMetrics;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::prepared_scripts::PreparedScripts;
 use super::report::Report;
-use super::slot_lumps::SlotLumps;
 use super::warm::WarmPools;
-use super::{label_routes, prepare, probe_runners, server_down, slot_requests};
+use super::{label_routes, prepare, probe_runners, server_down};
 use crate::clock::ClockWatch;
 use crate::metrics::EnqueuedJobs;
 use crate::process_id::{self, Service};
@@ -68,8 +67,6 @@ pub async fn run_worker(
     let metrics = WorkerMetrics::new(&options.metrics, queues, slots, &runner);
     options.metrics.observe_requests(&client);
     let connection = show_connection(&broker, &options);
-    let slot_lumps = Arc::new(SlotLumps::new(&worker_id, &options));
-    let answering = slot_requests::serve(&broker, &slot_lumps).await?;
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
         client,
@@ -88,7 +85,6 @@ pub async fn run_worker(
         job_log: JobLog::new(),
         files: FileCache::new(),
         registered_routes: RegisteredRoutes::default(),
-        slot_lumps: Arc::clone(&slot_lumps),
         job_socket,
         options,
     });
@@ -100,7 +96,11 @@ pub async fn run_worker(
     let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
-    let keeping = keep_streams(Arc::clone(&context));
+    let kept = Arc::clone(&context);
+    let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
+        let on_recreated = |_: &str| kept.registered_routes.clear();
+        kept.broker.keep_streams(on_recreated).await;
+    }));
     if let Some(manager) = context.options.service_manager {
         (manager.ready)();
     }
@@ -108,8 +108,7 @@ pub async fn run_worker(
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
     drop((routes, probing, clock, down, keeping, connection));
     warm.stop();
-    sign_off(&broker, &slot_lumps, &mut commands, last_command).await;
-    drop(answering);
+    sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
 }
 
@@ -120,14 +119,6 @@ fn show_connection(broker: &Broker, options: &WorkerConfig) -> AbortOnDropHandle
     AbortOnDropHandle::new(tokio::spawn(
         connection.follow(move |state| shown.set(&state)),
     ))
-}
-
-/// Creates streams again that are removed while the worker runs.
-fn keep_streams(context: Arc<WorkerContext>) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let on_recreated = |_: &str| context.registered_routes.clear();
-        context.broker.keep_streams(on_recreated).await;
-    }))
 }
 
 /// Opens the socket of the jobs, if the worker grants them anything.
@@ -149,18 +140,16 @@ fn listen_to_jobs(
         .map_err(WorkerError::JobSocket)
 }
 
-/// Returns the slots of concurrency keys, removes the worker's heartbeat, and waits until all it has sent
-/// has left this process. A server that is away does not keep the worker from exiting: both expire by
-/// themselves.
+/// Removes the worker's heartbeat, and waits until all it has sent has left this process. A server
+/// that is away does not keep the worker from exiting: the heartbeat expires by itself.
 async fn sign_off(
     broker: &Broker,
-    slot_lumps: &Arc<SlotLumps>,
+    worker_id: &str,
     commands: &mut watch::Receiver<WorkerCommand>,
     last_command: WorkerCommand,
 ) {
     let signing_off = async {
-        slot_lumps.return_all(broker).await;
-        let _ = broker.remove_worker(slot_lumps.worker_id()).await;
+        let _ = broker.remove_worker(worker_id).await;
         let _ = broker.flush().await;
     };
     tokio::select! {

@@ -4,7 +4,7 @@
 //! that reports to it. `lifetime` starts the loop and signs the worker off after it. A delivery's
 //! way reads top to bottom in `delivery_task`, `claim`, `run` and `finish`; what these share is in
 //! the files below them: `attempt`, `delivery` with `persist` and `acknowledge`, `record_outcome`,
-//! `blocked`, and `slot_lumps` for the slots of concurrency keys.
+//! `blocked`.
 //!
 //! Nothing here decides what a job's end means (`naq_core` does), speaks NATS
 //! (`naq_jetstream`) or starts a process (`naq_runner`).
@@ -52,8 +52,6 @@ mod run;
 mod script_preparation;
 mod secrets;
 mod server_down;
-mod slot_lumps;
-mod slot_requests;
 mod uploads;
 mod warm;
 

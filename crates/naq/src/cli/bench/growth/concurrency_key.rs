@@ -13,17 +13,12 @@ use super::super::{Args, median};
 use super::{Row, Sides, job_count};
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
-use crate::clock::BootInstant;
 use crate::local_server::SyncInterval;
 use naq_client::Client;
-use naq_core::{SlotPlan, SlotRequest, WorkerLump};
 use naq_protocol::{JobId, QueueName, SlotHolder, UnknownFields};
 
 /// Part of the jobs of a measurement that are run with the key: a job that finds no slot costs several others.
 const JOBS_PART: u32 = 10;
-
-/// The lease of the workers that the clients stand for.
-const LEASE: Duration = Duration::from_secs(30);
 
 /// Slots of each worker, so that the workers' slots are no more than the larger limit.
 const SLOTS_EACH: usize = 4;
@@ -72,68 +67,40 @@ async fn compare(own: &OwnServer, workers: u32) -> Result<Vec<Row>, Failure> {
 async fn takes_per_s(bench: &Bench, clients: &[Client], limit: u32) -> Result<f64, Failure> {
     let key = format!("bench-{limit}");
     let until = Instant::now() + Duration::from_secs_f64(bench.seconds / 2.0);
-    let takes = |(index, client): (usize, Client)| {
+    let takes = |client: Client| {
         let (key, queue) = (&key, &bench.queue);
         async move {
-            let mut lump = WorkerLump::new(format!("bench-{index}"), LEASE, 1);
             let mut count = 0_u32;
             while count == 0 || Instant::now() < until {
-                take_and_release(&client, key, queue, limit, &mut lump).await?;
+                take_and_release(&client, key, queue, limit).await?;
                 count += 1;
-                // a take without a write would not let the other clients run
-                tokio::task::yield_now().await;
             }
-            lump.shrink(lump.unused());
-            let broker = client.broker();
-            broker.change_slots(key, |slots| lump.sync(slots)).await?;
             Ok::<u32, Failure>(count)
         }
     };
     let begun = Instant::now();
-    let counts = try_join_all(clients.iter().cloned().enumerate().map(takes)).await?;
+    let counts = try_join_all(clients.iter().cloned().map(takes)).await?;
     Ok(f64::from(counts.into_iter().sum::<u32>()) / begun.elapsed().as_secs_f64())
 }
 
-/// Takes a slot and releases it, as a worker does that runs one job at a time.
 async fn take_and_release(
     client: &Client,
     key: &str,
     queue: &QueueName,
     limit: u32,
-    lump: &mut WorkerLump,
 ) -> Result<(), Failure> {
-    let now = || BootInstant::now().since_boot();
-    let broker = client.broker();
-    if lump.take(limit, now()) {
-        lump.release(now());
-        return Ok(());
-    }
-    let job = JobId::generate();
     let holder = SlotHolder {
-        job: job.clone(),
+        job: JobId::generate(),
         queue: queue.clone(),
         sequence: 1,
         unknown: UnknownFields::default(),
     };
-    let request = SlotRequest {
-        holder,
-        max: limit,
-        wanted: 1,
-    };
-    let sent_at = now();
-    let planned = broker
-        .acquire_slot(key, |slots| lump.request(slots, &request))
-        .await?;
+    let broker = client.broker();
     // fewer take slots at once than there are
-    let SlotPlan::Write(write) = planned else {
+    if !broker.acquire_slot(key, limit, &holder).await? {
         return Err(Failure::general(format!("no slot of {key} is free")));
-    };
-    lump.confirm(&write, sent_at);
-    if write.takes_from_lump() {
-        lump.release(now());
-        return Ok(());
     }
-    Ok(broker.release_slot(key, &job).await?)
+    Ok(broker.release_slot(key, &holder.job).await?)
 }
 
 /// Jobs with a key and without one, on the same workers.
