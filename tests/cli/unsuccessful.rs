@@ -279,3 +279,18 @@ fn an_entry_stays_as_long_as_its_record() {
     assert!(failed(&naq).is_empty());
     assert_eq!(ttl(), None);
 }
+
+/// A writer that another one has overtaken sends its entry before its record is refused. The entry of the record that
+/// is stored must not end with the refused one.
+#[test]
+fn an_entry_is_that_of_the_stored_record_after_another_one_was_refused() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let failed = record("job", "build", Outcome::Failed(Reason::Crashed));
+    let broker = naq.client().broker();
+    let write = |ttl| naq.block_on(broker.write_record(&failed, 0, ttl));
+    write(None).unwrap();
+    write(Some(Duration::from_secs(1))).unwrap_err();
+    let entry = entry(&naq, &key("job")).unwrap();
+    assert_eq!(entry.headers.get("Nats-TTL"), None);
+}

@@ -9,6 +9,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::failpoint::failpoint;
 use crate::names::Names;
+use crate::records::unsuccessful::ttl_of;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
@@ -77,7 +78,7 @@ impl Broker {
         let subject = self.names.record(&record.job_id);
         let payload = Bytes::from(payload);
         let headers = || revision_headers(expected, ttl);
-        // sent before the record: whatever is lost after it, no record lacks its entry
+        // sent before the record: who dies between the two leaves an entry without its record
         let entry = match record.state().is_unsuccessful() {
             true => Some(Box::pin(self.send_unsuccessful(record, ttl)).await?),
             false => None,
@@ -93,10 +94,15 @@ impl Broker {
             }
             written => written,
         };
-        // Without the record, nobody misses the entry.
-        if let (Some(entry), Ok(_)) = (entry, &written) {
+        match (entry, &written) {
             // A caller that repeats the write because of this error finds the record, and writes the entry again.
-            Box::pin(self.confirm_unsuccessful(entry)).await?;
+            (Some(entry), Ok(_)) => Box::pin(self.confirm_unsuccessful(entry)).await?,
+            // The entry may have replaced that of the record which is stored, and have another TTL.
+            (Some(_), Err(BrokerError::Conflict)) => {
+                let _ = Box::pin(self.restore_unsuccessful(&record.job_id)).await?;
+            }
+            // Without the record, nobody misses the entry.
+            (Some(_), Err(_)) | (None, _) => {}
         }
         written
     }
@@ -142,8 +148,11 @@ impl Broker {
             if !record.state().is_terminal() {
                 return Ok(Some(record));
             }
+            // An entry never ends before its record, whichever of the two is written last.
+            let before = message.header("Nats-TTL").and_then(|ttl| ttl_of(&ttl));
+            let longest = before.zip(ttl).map(|(before, ttl)| before.max(ttl));
             if record.state().is_unsuccessful() {
-                self.write_unsuccessful(&record, ttl).await?;
+                self.write_unsuccessful(&record, longest).await?;
             }
             let revision = message.sequence.to_string();
             let mut headers = revision_headers(message.sequence, ttl);
@@ -152,7 +161,12 @@ impl Broker {
                 .send(subject.clone(), headers, message.payload())
                 .await?;
             match pending.confirmed().await {
-                Ok(_) => return Ok(Some(record)),
+                Ok(_) => {
+                    if record.state().is_unsuccessful() && longest != ttl {
+                        self.write_unsuccessful(&record, ttl).await?;
+                    }
+                    return Ok(Some(record));
+                }
                 // another client has set it meanwhile: the last one wins
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),

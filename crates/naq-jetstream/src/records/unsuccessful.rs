@@ -1,4 +1,4 @@
-//! The index of unsuccessful jobs: those that have ended otherwise than by a success.
+//! The index of unsuccessful jobs: those that have ended without success.
 //!
 //! Most jobs succeed, so a list of those that did not would read many records to show few. The index has a key
 //! `unsuccessful.<state>.<queue>.<job>` for each of them, in the bucket of the index of blocked jobs. A list reads
@@ -6,12 +6,14 @@
 //! else, or does not exist, is skipped.
 //!
 //! Every writer of a record sends the entry before the record, and reports the record as written when the server has
-//! confirmed both. So a crash leaves at most an entry without its record. The reconciler adds the entries of
-//! programs that write records only, and of records that are older than the index.
+//! confirmed both. A crash leaves an entry without its record, or, if the server refused the entry, a record without
+//! one, which a redelivery of the job's message or the reconciler adds. The reconciler also adds the entries of programs
+//! that write records only, and of records that are older than the index.
 //!
 //! The marker says for which bucket of records the index is complete, and up to which revision the reconciler has
 //! compared the two. Without it a list reads all records. It is in the same stream as the entries, and written after
-//! them: a server that loses its last messages loses the marker before any entry that it vouches for.
+//! them: a server that loses its last messages loses the marker before any entry up to that revision. A scheduler that
+//! begins to lead compares the rest.
 
 use std::time::Duration;
 
@@ -102,7 +104,7 @@ fn entry_headers(ttl: Option<Duration>) -> HeaderMap {
 }
 
 /// The TTL with which a message was stored. `None` means forever.
-fn ttl_of(header: &str) -> Option<Duration> {
+pub(super) fn ttl_of(header: &str) -> Option<Duration> {
     let seconds = header.strip_suffix('s').unwrap_or(header);
     seconds.parse().ok().map(Duration::from_secs)
 }
@@ -210,8 +212,15 @@ impl Broker {
         if present.is_some_and(|entry| !entry.payload().is_empty()) {
             return Ok(false);
         }
+        self.restore_unsuccessful(&job.job_id).await
+    }
+
+    /// Writes the entry of the record that is stored. Returns false if there is no record, or if it needs no entry.
+    ///
+    /// Also after a write of another record of the job was refused, whose entry may have replaced this one.
+    pub(super) async fn restore_unsuccessful(&self, job: &JobId) -> Result<bool, BrokerError> {
         let records = Names::bucket_stream(&self.names.results_bucket());
-        let subject = self.names.record(&job.job_id);
+        let subject = self.names.record(job);
         let stored = self
             .read_message(&records, MessageSelector::LastBySubject(&subject))
             .await?;
@@ -219,6 +228,11 @@ impl Broker {
         let Some(stored) = stored else {
             return Ok(false);
         };
+        let outline = RecordOutline::read(&stored.payload()).ok().flatten();
+        let Some(outline) = outline.filter(|outline| outline.state.is_unsuccessful()) else {
+            return Ok(false);
+        };
+        let key = self.names.unsuccessful(outline.state, &outline.queue, job);
         let ttl = stored.header("Nats-TTL").and_then(|ttl| ttl_of(&ttl));
         let entry = Entry {
             stored_at: Some(stored.time),
@@ -230,12 +244,17 @@ impl Broker {
         Ok(true)
     }
 
-    /// Removes the entry of a job whose record was removed.
+    /// Removes the entry of a job whose record was removed. Without the right to, it only costs the lists a read.
     pub(crate) async fn remove_unsuccessful(&self, record: &Record) -> Result<(), BrokerError> {
         let index = Names::bucket_stream(&self.names.dependents_bucket());
-        self.purge_subjects(&index, &self.unsuccessful_key(record), None)
-            .await
-            .map(drop)
+        let key = self.unsuccessful_key(record);
+        match self.purge_subjects(&index, &key, None).await {
+            Err(error @ BrokerError::PermissionDenied { .. }) => {
+                tracing::debug!("the entry of a removed record stays: {error}");
+                Ok(())
+            }
+            removed => removed.map(drop),
+        }
     }
 
     /// Marks the index as complete if no record was stored yet: from now on each has its entry.
@@ -262,6 +281,17 @@ impl Broker {
             Err(BrokerError::Conflict) => Ok(()),
             written => written,
         }
+    }
+
+    /// Whether lists of unsuccessful jobs need not read all records.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn has_unsuccessful_index(&self) -> Result<bool, BrokerError> {
+        let records = Names::bucket_stream(&self.names.results_bucket());
+        let (bucket, marker) = tokio::join!(self.stream_tip(&records), self.read_marker());
+        let bucket = bucket?;
+        Ok(marker?.0.is_some_and(|marker| marker.covers(&bucket)))
     }
 
     /// Reads the marker, and its revision; 0 if there is none.
@@ -312,7 +342,6 @@ impl Broker {
         };
         Ok(UnsuccessfulComparison {
             records: self.read_stream(&stream, scan).await?,
-            is_first: !marker.is_some_and(|marker| marker.covers(&bucket)),
             bucket,
             revision,
         })
@@ -364,18 +393,11 @@ impl UnsuccessfulRecord {
 pub struct UnsuccessfulComparison {
     records: mpsc::Receiver<Result<StreamMessage, BrokerError>>,
     bucket: StreamTip,
-    is_first: bool,
     /// The revision of the marker.
     revision: u64,
 }
 
 impl UnsuccessfulComparison {
-    /// Whether no comparison has made the index complete yet.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.is_first
-    }
-
     /// The next record that the index must have. `None` at the end.
     ///
     /// # Errors

@@ -9,18 +9,9 @@ use naq_jetstream::{Broker, BrokerError};
 /// Number of entries that are looked up at once.
 const CONCURRENT_READS_MAX: usize = 64;
 
-/// Which comparisons to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compare {
-    /// The one without which lists read all records.
-    First,
-    /// Each: with what was stored since the one before.
-    Each,
-}
-
 /// Adds the entries that the index lacks. An error leaves the rest to the next comparison.
-pub(super) async fn complete_index(broker: &Broker, lease: &LeaderLease, which: Compare) {
-    match add_missing(broker, lease, which).await {
+pub(super) async fn complete_index(broker: &Broker, lease: &LeaderLease) {
+    match add_missing(broker, lease).await {
         Ok(0) => {}
         Ok(added) => tracing::info!(added, "completed the index of unsuccessful jobs"),
         Err(error) => {
@@ -30,15 +21,8 @@ pub(super) async fn complete_index(broker: &Broker, lease: &LeaderLease, which: 
 }
 
 /// Returns how many entries were added.
-async fn add_missing(
-    broker: &Broker,
-    lease: &LeaderLease,
-    which: Compare,
-) -> Result<u64, BrokerError> {
+async fn add_missing(broker: &Broker, lease: &LeaderLease) -> Result<u64, BrokerError> {
     let mut comparison = broker.compare_unsuccessful().await?;
-    if which == Compare::First && !comparison.is_first() {
-        return Ok(0);
-    }
     let mut added = 0;
     let mut checks = FuturesUnordered::new();
     while let Some(job) = comparison.next().await? {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::complete_index::{Compare, complete_index};
+use super::complete_index::complete_index;
 use super::leader_lease::LeaderLease;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -70,7 +70,8 @@ pub(super) async fn reconcile_loop(
 ) {
     let mut runs = 0_u64;
     let mut orphans = MessagePositions::new();
-    complete_index(client.broker(), &lease, Compare::First).await;
+    // The server may have lost entries since the last comparison.
+    complete_index(client.broker(), &lease).await;
     loop {
         tokio::time::sleep(interval).await;
         if !lease.is_held() {
@@ -85,7 +86,7 @@ pub(super) async fn reconcile_loop(
         };
         let with_records = runs.is_multiple_of(RECORDS_SCAN_INTERVAL);
         if with_records {
-            complete_index(client.broker(), &lease, Compare::Each).await;
+            complete_index(client.broker(), &lease).await;
         }
         match reconciler.run(with_records, &mut orphans).await {
             Ok(summary) if summary == ReconcileSummary::default() => {

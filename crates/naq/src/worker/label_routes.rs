@@ -1,7 +1,7 @@
 //! Label routes that this worker serves: the sets of required labels that it has.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,18 +159,23 @@ impl RouteWatcher {
         })
     }
 
-    /// Tries one of the refused routes, and all others if there is room now.
+    /// Tries one of the refused routes of each queue, and its others if there is room now.
     async fn serve_refused(&mut self) -> Result<ControlFlow<LoopEnded>, BrokerError> {
-        while let Some(route) = self.refused.values().next().cloned() {
-            let before = self.refused.len();
+        let mut full = HashSet::new();
+        loop {
+            let mut refused = self.refused.values();
+            let next = refused.find(|route| !full.contains(&route.queue)).cloned();
+            let Some(route) = next else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            let (queue, before) = (route.queue.clone(), self.refused.len());
             if let ControlFlow::Break(ended) = self.serve(route).await? {
                 return Ok(ControlFlow::Break(ended));
             }
             if self.refused.len() == before {
-                break;
+                full.insert(queue);
             }
         }
-        Ok(ControlFlow::Continue(()))
     }
 }
 

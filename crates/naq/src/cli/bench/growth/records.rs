@@ -59,13 +59,7 @@ async fn complete_index(bench: &Bench) -> Result<(), Failure> {
     jobs::run_jobs(bench, 1, 1, &JobProgram::usual()).await?;
     let scheduler = bench.spawn_naq(&["scheduler"]);
     let begun = Instant::now();
-    while bench
-        .client
-        .broker()
-        .compare_unsuccessful()
-        .await?
-        .is_first()
-    {
+    while !bench.client.broker().has_unsuccessful_index().await? {
         if begun.elapsed() >= INDEX_TIME_MAX {
             return Err(Failure::general(
                 "no scheduler has completed the index of unsuccessful jobs",
