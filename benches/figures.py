@@ -7,7 +7,8 @@
 
 FILE of --bench is what `naq bench --json VERB` prints, of several verbs one after another; of --peers, what
 benches/peers/run.py writes. Tables that a file does not have stay as they are. In README.md and docs/*.md the lines
-between `<!-- figures:NAME -->` and `<!-- /figures -->` are replaced; the plots are docs/figures/*.svg.
+between `<!-- figures:NAME -->` and `<!-- /figures -->` are replaced; the plots are docs/figures/*.svg. In docs/figures.md a
+block of which nothing has been measured says so; elsewhere it is empty.
 """
 
 import argparse
@@ -25,6 +26,8 @@ import plots
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benches/figures.json"
 PLOTS = ROOT / "docs/figures"
+ALL_TABLES = ROOT / "docs/figures.md"
+NOT_MEASURED = "*Not measured yet.*"
 PEERS_ALT = "Jobs a second of naq and of other queues"
 FUNCTIONS_ALT = "Calls a second of a Python function with naq and with other queues"
 BLOCK = re.compile(r"(<!-- figures:([a-z-]+) -->\n)(.*?)(<!-- /figures -->)", re.S)
@@ -188,7 +191,7 @@ def is_ours(system):
     return system.startswith("naq")
 
 
-def median_by_system(peers):
+def by_system(peers):
     """The rows of a system by its number of slots."""
     table = {}
     for row in peers.get("commands", []):
@@ -209,7 +212,7 @@ def with_version(peers, system):
 
 
 def peers_table(peers):
-    table = median_by_system(peers)
+    table = by_system(peers)
     if not table:
         return ""
     slots = sorted({row["slots"] for row in peers["commands"]})
@@ -232,7 +235,7 @@ def peers_table(peers):
 
 
 def peers_plot(peers):
-    table = median_by_system(peers)
+    table = by_system(peers)
     if not table:
         return None
     slots = sorted({row["slots"] for row in peers["commands"]})[:3]
@@ -451,6 +454,8 @@ def pages(figures):
                 raise SystemExit(f"{page.relative_to(ROOT)}: no block is called {name}; there are {', '.join(texts)}")
             # blank lines, since a table in HTML would not be one
             block = texts[name].replace("{figures}", folder).strip("\n")
+            if page == ALL_TABLES:
+                block = block or NOT_MEASURED
             return f"{start}\n{block}\n\n{end}" if block else f"{start}{end}"
 
         if BLOCK.search(text):

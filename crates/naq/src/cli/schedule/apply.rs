@@ -1,7 +1,8 @@
 //! `naq schedule apply`: makes the stored schedules of a set match a file.
 //!
 //! The file is read twice: to check it and to compare it with what is stored, and then to write what differs.
-//! So its size bounds the memory, and the number of its schedules hardly adds to that.
+//! So of a crontab only the text and digests of its schedules are kept. Of a TOML file the parsed tables stay in
+//! memory too.
 
 use std::collections::HashMap;
 
