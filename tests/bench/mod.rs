@@ -107,8 +107,7 @@ fn jobs_are_measured_by_rate_and_by_processor_time() {
         "overhead_us",
         "of_limit",
     ];
-    let costs = assert_table(&rows, "jobs cpu", "program", &programs, &figures);
-    for row in &costs {
+    for row in assert_table(&rows, "jobs cpu", "program", &programs, &figures) {
         let sum = |fields: &[&str]| -> f64 {
             let values = fields.iter().map(|field| row[*field].as_f64().unwrap());
             values.sum()
@@ -118,11 +117,6 @@ fn jobs_are_measured_by_rate_and_by_processor_time() {
         assert!(sum(&["worker_us"]) > 0.0, "{row:#}");
         assert!(sum(&["server_us"]) > 0.0, "{row:#}");
         assert!(sum(&["limit_child_us"]) > 0.0, "{row:#}");
-    }
-    // the point of that program
-    if let [usual, _, nothing] = costs[..] {
-        let limit = |row: &Value| row["limit_child_us"].as_f64().unwrap();
-        assert!(limit(nothing) < limit(usual), "{costs:#?}");
     }
 }
 

@@ -247,8 +247,12 @@ fn a_record_without_an_entry_is_found_by_the_reconciler() {
         &naq,
         &record("foreign", "build", Outcome::Failed(Reason::Exit)),
     );
+    // the index counts as complete, so the list is that of its entries
+    assert!(entry(&naq, MARKER).is_some());
+    assert!(failed(&naq).is_empty());
     let _leader = scheduler(&naq, &["--reconcile-interval", "1s"]);
     eventually("it is listed", || failed(&naq) == ["foreign"]);
+    assert!(entry(&naq, &key("foreign")).is_some());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The reconciler: what crashes left behind, and the leader repairs.
 
+use futures_util::TryStreamExt;
 use naq_protocol::{Dependency, Envelope, JobId, Reason, Record, State};
 use serde_json::json;
 
@@ -12,12 +13,16 @@ fn reconciling_leader(naq: &Naq) -> FollowedCli {
     super::scheduler(naq, &["--reconcile-interval", "1s"])
 }
 
-fn keys(naq: &Naq) -> u64 {
+/// The number of keys of the index of blocked jobs. The index of unsuccessful jobs is in the same bucket.
+fn keys(naq: &Naq) -> usize {
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let bucket = jetstream.get_stream("KV_naq_dependents").await.unwrap();
-        // but the one that says that the index of unsuccessful jobs is complete
-        bucket.get_info().await.unwrap().state.messages - 1
+        let subjects = bucket.info_with_subjects("$KV.naq_dependents.>").await;
+        let subjects: Vec<(String, usize)> = subjects.unwrap().try_collect().await.unwrap();
+        let is_blocked = |subject: &str| !subject.starts_with("$KV.naq_dependents.unsuccessful.");
+        let blocked = subjects.iter().filter(|(subject, _)| is_blocked(subject));
+        blocked.count()
     })
 }
 
