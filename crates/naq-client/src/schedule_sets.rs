@@ -7,12 +7,11 @@ use std::collections::HashMap;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt};
-use sha2::{Digest, Sha256};
 
 use super::{Client, ClientError, ScheduleSummary};
 use naq_core::{OnApply, ScheduleError, definition_text, on_apply};
 use naq_jetstream::{BrokerError, StoredSchedule};
-use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, Timestamp};
+use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, ShortDigest, Timestamp, short_digest};
 
 /// How many schedules are written, or read, at the same time.
 const REQUESTS_AT_ONCE: usize = 256;
@@ -74,17 +73,6 @@ pub struct ScheduleSetStep {
     revision: u64,
 }
 
-/// A digest of the name of a schedule, or of its definition. The hash is a cryptographic one, so nobody can choose
-/// two schedules that have the same.
-type ShortDigest = [u8; 16];
-
-fn digest(text: &str) -> ShortDigest {
-    let mut short = ShortDigest::default();
-    let length = short.len();
-    short.copy_from_slice(&Sha256::digest(text)[..length]);
-    short
-}
-
 /// What is kept of a described schedule.
 #[derive(Clone, Copy, Debug)]
 struct Described {
@@ -124,11 +112,11 @@ impl ScheduleSet {
     /// Returns [`ClientError::ScheduleError`] if a schedule of this name was added before.
     pub fn add(&mut self, wanted: &Schedule) -> Result<(), ClientError> {
         let described = Described {
-            definition: digest(&definition_text(wanted)),
+            definition: short_digest(&definition_text(wanted)),
             is_ended: wanted.status == ScheduleStatus::Ended,
             stored: Stored::Nothing,
         };
-        let key = digest(wanted.schedule_id.as_str());
+        let key = short_digest(wanted.schedule_id.as_str());
         match self.described.insert(key, described) {
             None => Ok(()),
             Some(_) => Err(invalid_name(&wanted.schedule_id, "is described twice")),
@@ -233,7 +221,7 @@ impl ScheduleSetPlan {
         let present = stored.parse().ok();
         let owner = present.as_ref().and_then(|present| present.set.as_ref());
         let is_ours = owner == Some(&options.set);
-        let key = digest(stored.schedule_id.as_str());
+        let key = short_digest(stored.schedule_id.as_str());
         let Some(described) = self.set.described.get_mut(&key) else {
             if options.prune && is_ours {
                 self.removed.push((stored.schedule_id, stored.revision));
@@ -248,7 +236,7 @@ impl ScheduleSetPlan {
         }
         described.stored = match present {
             Some(present)
-                if is_ours && digest(&definition_text(&present)) == described.definition =>
+                if is_ours && short_digest(&definition_text(&present)) == described.definition =>
             {
                 let summary = ScheduleSummary::from(present);
                 Stored::Same {
@@ -351,7 +339,7 @@ impl ScheduleSetPlan {
         is_applied: bool,
     ) -> Result<ScheduleSetStep, ClientError> {
         wanted.set = Some(self.options.set.clone());
-        let key = digest(wanted.schedule_id.as_str());
+        let key = short_digest(wanted.schedule_id.as_str());
         let Some(described) = self.set.described.get(&key) else {
             return Err(invalid_name(&wanted.schedule_id, "is not part of the plan"));
         };

@@ -1,4 +1,4 @@
-//! Whether two envelopes are the same: by their bytes, or by their meaning.
+//! Whether two envelopes are the same, by their bytes or by their meaning, and digests of texts.
 
 use serde_json::Value;
 
@@ -17,6 +17,19 @@ impl Envelope {
         }
         text
     }
+}
+
+/// The first 16 bytes of the SHA-256 of a text. Nobody can choose two texts that have the same.
+pub type ShortDigest = [u8; 16];
+
+/// The short digest of a text, to keep in place of the text.
+#[must_use]
+pub fn short_digest(text: &str) -> ShortDigest {
+    use sha2::Digest;
+    let mut short = ShortDigest::default();
+    let length = short.len();
+    short.copy_from_slice(&sha2::Sha256::digest(text)[..length]);
+    short
 }
 
 /// Whether two envelopes are equivalent: their JSON values are equal, or they describe the same job

@@ -104,7 +104,7 @@ pub use audit::{
 };
 pub use closest_match::closest_match;
 pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
-pub use digest::is_equivalent;
+pub use digest::{ShortDigest, is_equivalent, short_digest};
 pub use envelope::{Envelope, Stdin};
 pub use error::{EnvelopeError, RejectReason};
 pub use files::{

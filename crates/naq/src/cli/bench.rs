@@ -33,6 +33,10 @@ use super::json::Measurement;
 use super::render::{self, Column};
 use super::session::Session;
 
+/// Number of jobs of each pipelined enqueue: about as many as a measurement one by one enqueues, so that all
+/// measurements fill the stream alike.
+const ENQUEUED_JOBS: u32 = 50_000;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -60,9 +64,8 @@ enum BenchVerb {
     },
     /// Measure enqueues per second, one by one and pipelined, and bare publishes
     Enqueue {
-        // about as many as a measurement one by one enqueues, so that all measurements fill the stream alike
         /// Number of jobs of each pipelined measurement
-        #[arg(long, value_name = "COUNT", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        #[arg(long, value_name = "COUNT", default_value_t = ENQUEUED_JOBS, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         jobs: u32,
     },
     /// Measure the time from enqueue to stored result on an idle worker, and a cold `naq enqueue`
@@ -129,7 +132,7 @@ async fn on_the_users_server(session: &Session, args: &Args) -> Result<(), Failu
     if let Some(BenchVerb::Enqueue { jobs }) = args.what {
         enqueue::run(&bench, jobs).await?;
     } else if all {
-        enqueue::run(&bench, 50_000).await?;
+        enqueue::run(&bench, ENQUEUED_JOBS).await?;
     }
     if all || matches!(args.what, Some(BenchVerb::Latency)) {
         latency::run(&bench).await?;

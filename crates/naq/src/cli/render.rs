@@ -40,12 +40,22 @@ pub(super) fn is_json() -> bool {
 /// such characters are escaped, as JSON allows, and the object is the same.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    if stdout.is_terminal() {
+    let is_terminal = stdout.is_terminal();
+    write_json(&mut stdout, value, is_terminal)
+}
+
+/// Writes an object as one line of JSON, for a terminal as [`print_json`] says.
+pub(super) fn write_json(
+    out: &mut impl Write,
+    value: &impl Serialize,
+    is_terminal: bool,
+) -> io::Result<()> {
+    if is_terminal {
         let json = serde_json::to_string(value).map_err(io::Error::from)?;
-        return writeln!(stdout, "{}", escape_json(&json));
+        return writeln!(out, "{}", escape_json(&json));
     }
-    serde_json::to_writer(&mut stdout, value).map_err(io::Error::from)?;
-    stdout.write_all(b"\n")
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    out.write_all(b"\n")
 }
 
 /// Prints an object as one line of JSON on standard error.

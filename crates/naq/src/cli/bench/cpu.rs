@@ -48,12 +48,14 @@ impl CpuTime {
     /// What was used since an earlier reading, for each of so many jobs.
     pub(super) fn per_job(self, before: CpuTime, jobs: u32) -> CpuTime {
         let jobs = f64::from(jobs.max(1));
-        let of = |share: fn(&CpuTime) -> f64| (share(&self) - share(&before)).max(0.0) / jobs;
+        // `clamp` keeps NaN, which `max` would turn into 0
+        let of = |share: fn(&CpuTime) -> f64| {
+            (share(&self) - share(&before)).clamp(0.0, f64::INFINITY) / jobs
+        };
         CpuTime {
             worker: of(|time| time.worker),
             spawners: of(|time| time.spawners),
-            // `max` turns NaN into a number
-            server: (self.server - before.server) / jobs,
+            server: of(|time| time.server),
             producer: of(|time| time.producer),
             child: of(|time| time.child),
         }
@@ -82,31 +84,33 @@ impl CpuTime {
     }
 }
 
-/// Processor time of all threads of a process, ended ones included, in microseconds. 0 if the process does
-/// not exist.
+/// Processor time of all threads of a process, ended ones included, in microseconds. NaN if the process
+/// does not exist.
 pub(super) fn process_us(pid: u32) -> f64 {
     let clock = || -> Option<ClockId> {
         let pid = Pid::from_raw(i32::try_from(pid).ok()?);
         clock_getcpuclockid(pid).ok()
     };
     let time = clock().and_then(|clock| clock_gettime(clock).ok());
-    time.map_or(0.0, |time| {
+    time.map_or(f64::NAN, |time| {
         std::time::Duration::from(time).as_secs_f64() * 1e6
     })
 }
 
 /// Processor time of the children that a process has waited for, in microseconds, to the hundredth of a
-/// second. 0 if it cannot be read.
+/// second. NaN if it cannot be read.
 fn waited_for_us(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // the name of the program, in parentheses, may contain blanks
-    let Some((_, fields)) = stat.rsplit_once(')') else {
-        return 0.0;
+    let ticks = || -> Option<u64> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // the name of the program, in parentheses, may contain blanks
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut times = fields.split_whitespace().skip(13);
+        let user: u64 = times.next()?.parse().ok()?;
+        let system: u64 = times.next()?.parse().ok()?;
+        Some(user + system)
     };
-    let ticks = fields.split_whitespace().skip(13).take(2);
-    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
     #[expect(clippy::cast_precision_loss, reason = "a time of minutes")]
-    let time = (ticks * TICK_US) as f64;
+    let time = ticks().map_or(f64::NAN, |ticks| (ticks * TICK_US) as f64);
     time
 }
 

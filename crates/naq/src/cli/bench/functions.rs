@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::cpu::{children, descendants};
 use super::memory::pss_bytes;
 use super::own_server::OwnServer;
-use super::process::{Bench, Worker};
+use super::process::{Bench, PAUSE, Worker};
 use super::program::payload;
 use super::throughput::{Load, Throughput};
 use super::{Args, figure, median, quantile, show};
@@ -17,7 +17,7 @@ use crate::cli::render;
 use crate::cli::session::Session;
 use crate::languages::Languages;
 use crate::local_server::SyncInterval;
-use naq_protocol::{Argument, Envelope, JobId, Record, State};
+use naq_protocol::{Argument, Envelope, Record, State};
 use naq_runner::Termination;
 
 /// What to measure with.
@@ -48,9 +48,6 @@ const TEXT: &str = "the quick brown fox jumps over the lazy dog";
 
 /// Time limit for warm processes to be ready.
 const WARM_TIME_MAX: Duration = Duration::from_secs(60);
-
-/// Pause before each call whose latency is measured. The worker is to be idle then.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Number of calls at once by which it is estimated how many fit into the time of a measurement.
 const CALLS_MIN: u32 = 16;
@@ -251,18 +248,12 @@ async fn wait_until_warm(bench: &Bench, call: &Envelope, way: &Way) -> Result<()
 
 /// How long calls take on the idle worker, one at a time, in milliseconds.
 async fn latencies(bench: &Bench, payload: &Bytes) -> Result<Vec<f64>, Failure> {
-    let queue = bench.client.queue(bench.queue.as_str())?;
     let time = Duration::from_secs_f64(bench.seconds);
     let begun = Instant::now();
     let mut taken = Vec::new();
     while taken.is_empty() || begun.elapsed() < time {
         tokio::time::sleep(PAUSE).await;
-        let job_id = JobId::generate();
-        let waiter = bench.client.waiter(std::slice::from_ref(&job_id)).await?;
-        let sent = Instant::now();
-        queue.enqueue_new(job_id, payload.clone()).await?;
-        waiter.each(|_| {}).await?;
-        taken.push(sent.elapsed().as_secs_f64() * 1e3);
+        taken.push(bench.enqueue_to_result(payload).await?);
     }
     Ok(taken)
 }
@@ -278,12 +269,7 @@ async fn throughput(
         queues: std::slice::from_ref(&bench.queue),
     };
     let first = load.run(bench, CALLS_MIN, |_| payload.clone()).await?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count of jobs"
-    )]
-    let count = (first.per_s * bench.seconds).clamp(f64::from(CALLS_MIN), 1e6) as u32;
+    let count = bench.count_at(first.per_s, CALLS_MIN);
     load.run(bench, count, |_| payload.clone()).await
 }
 

@@ -13,7 +13,7 @@ mod servers;
 use clap::ValueEnum;
 
 use super::cpu::CpuTime;
-use super::process::{Bench, Worker};
+use super::process::{Bench, JOBS_PER_S, Worker};
 use super::program::JobProgram;
 use super::throughput::{Load, Throughput};
 use super::{Args, figure, median, show};
@@ -190,13 +190,7 @@ fn show_rows(json: bool, subject: Subject, rows: &[Row]) -> Result<(), Failure> 
 
 /// As many jobs as a measurement runs.
 fn job_count(bench: &Bench) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count of jobs"
-    )]
-    let count = (1_500.0 * bench.seconds).max(20.0) as u32;
-    count
+    bench.count_at(JOBS_PER_S, 20)
 }
 
 /// Runs the jobs of a measurement on this worker.

@@ -12,6 +12,9 @@ use super::{figure, median, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
 
+/// The part of the spawn limit by which it is estimated how many jobs fit into the time of a measurement.
+const OF_LIMIT: f64 = 0.8;
+
 /// A program at a number of slots, and what was measured.
 struct Case {
     program: JobProgram,
@@ -27,7 +30,7 @@ pub(super) async fn run(bench: &Bench, concurrencies: &[usize]) -> Result<(), Fa
             let limit =
                 SpawnLimit::measure(bench, case.concurrency, &case.program, Duration::ZERO).await?;
             case.limits.push(limit);
-            let count = job_count(bench, limit.per_s);
+            let count = bench.count_at(limit.per_s * OF_LIMIT, 20);
             let jobs = run_jobs(bench, case.concurrency, count, &case.program).await?;
             case.jobs.push(jobs);
         }
@@ -59,17 +62,6 @@ async fn cases(bench: &Bench, concurrencies: &[usize]) -> Result<Vec<Case>, Fail
         )),
     }
     Ok(cases)
-}
-
-/// As many jobs as should run in the duration of a measurement.
-fn job_count(bench: &Bench, limit_per_s: f64) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count of jobs"
-    )]
-    let count = (limit_per_s * bench.seconds * 0.8).clamp(20.0, 1e6) as u32;
-    count
 }
 
 /// Runs this many jobs on a new worker.

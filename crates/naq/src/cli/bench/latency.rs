@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::process::{Bench, Worker};
+use super::process::{Bench, PAUSE, Worker};
 use super::program::{JobProgram, payload};
 use super::spawn_limit::SpawnLimit;
 use super::static_program::read_clock;
@@ -16,9 +16,6 @@ use crate::cli::exit::Failure;
 use crate::cli::render;
 use naq_client::{JobEvents, JobFilter, Queue, QueueSettings};
 use naq_protocol::{JobId, Record, State, Timestamp};
-
-/// Pause before each measurement. The worker is to be idle when the next job arrives.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// How often each process of the command line is started in a round of one second.
 const COLD_STARTS_PER_S: f64 = 20.0;
@@ -111,7 +108,6 @@ impl Measured {
         floor_queue: &Queue,
     ) -> Result<(), Failure> {
         let worker = bench.worker(2).await?;
-        let queue = bench.client.queue(bench.queue.as_str())?;
         let payload = program.payload()?;
         let begun = Instant::now();
         let mut count = 0;
@@ -124,12 +120,8 @@ impl Measured {
                 .await?;
             self.publish.push(millis(sent));
             tokio::time::sleep(PAUSE).await;
-            let job_id = JobId::generate();
-            let waiter = bench.client.waiter(std::slice::from_ref(&job_id)).await?;
-            let sent = Instant::now();
-            queue.enqueue_new(job_id, payload.clone()).await?;
-            waiter.each(|_| {}).await?;
-            self.programs[at].jobs.push(millis(sent));
+            let took = bench.enqueue_to_result(&payload).await?;
+            self.programs[at].jobs.push(took);
             count += 1;
         }
         floor_queue.purge().await?;
@@ -171,12 +163,7 @@ impl Measured {
 
     /// Measures processes of the command line.
     async fn processes(&mut self, bench: &Bench, queue: &str) -> Result<(), Failure> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a number of processes"
-        )]
-        let count = (COLD_STARTS_PER_S * bench.seconds).clamp(2.0, 100.0) as u32;
+        let count = bench.count_at(COLD_STARTS_PER_S, 2).min(100);
         for _ in 0..count {
             let sent = Instant::now();
             bench.spawn_naq(&["schema"]).wait().await;

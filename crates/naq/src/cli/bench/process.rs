@@ -5,7 +5,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
@@ -37,6 +39,15 @@ const PROCESSES_MAX: usize = 300;
 
 /// Maximum time until a worker is listed.
 const WORKER_READY_MAX: Duration = Duration::from_secs(60);
+
+/// Jobs a second of a worker, about, by which it is estimated how many fit into the time of a measurement.
+pub(super) const JOBS_PER_S: f64 = 1_500.0;
+
+/// Maximum number of jobs or processes of a measurement.
+const COUNT_MAX: f64 = 1e6;
+
+/// Pause before each measurement of a latency. The worker is to be idle when the next job arrives.
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 impl Bench {
     pub(super) async fn start(
@@ -175,6 +186,28 @@ impl Bench {
         self.runner.start_job(command)
     }
 
+    /// As many jobs, or whatever else has this rate, as fit into the duration of a measurement.
+    pub(super) fn count_at(&self, per_s: f64, count_min: u32) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count within its bounds"
+        )]
+        let count = (per_s * self.seconds).clamp(f64::from(count_min), COUNT_MAX) as u32;
+        count
+    }
+
+    /// Enqueues a job and waits for its result. Returns how long that took, in milliseconds.
+    pub(super) async fn enqueue_to_result(&self, payload: &Bytes) -> Result<f64, Failure> {
+        let queue = self.client.queue(self.queue.as_str())?;
+        let job_id = JobId::generate();
+        let waiter = self.client.waiter(std::slice::from_ref(&job_id)).await?;
+        let sent = Instant::now();
+        queue.enqueue_new(job_id, payload.clone()).await?;
+        waiter.each(|_| {}).await?;
+        Ok(sent.elapsed().as_secs_f64() * 1e3)
+    }
+
     /// Starts a worker of the bench's queue and waits until it is listed.
     pub(super) async fn worker(&self, concurrency: usize) -> Result<Worker, Failure> {
         let queue = std::slice::from_ref(&self.queue);
@@ -195,29 +228,35 @@ impl Bench {
         args.extend(["--name", &name, "--concurrency", &count, "--quiet"]);
         args.extend(options.iter().map(String::as_str));
         let handle = Arc::new(self.spawn_naq(&args));
-        let seen = async {
-            loop {
-                // A cluster answers no request about a bucket that is being created.
-                let workers = self.client.list_workers().await.unwrap_or_default();
-                if workers.iter().any(|worker| worker.name == name) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         tokio::select! {
             ended = handle.wait() => Err(Failure::general(format!(
                 "the worker ended: {}",
                 String::from_utf8_lossy(&ended.stderr.head)
             ))),
-            seen = tokio::time::timeout(WORKER_READY_MAX, seen) => match seen {
-                Ok(()) => {
-                    let pid = self.pid_of(&["--name", &name])?;
-                    Ok(Worker { handle: Arc::clone(&handle), pid })
-                }
-                Err(_) => Err(Failure::general("the worker did not come up")),
-            },
+            listed = self.wait_until_listed(&name) => {
+                listed?;
+                let pid = self.pid_of(&["--name", &name])?;
+                Ok(Worker { handle: Arc::clone(&handle), pid })
+            }
         }
+    }
+
+    /// Waits until a worker of this name is listed.
+    async fn wait_until_listed(&self, name: &str) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let mut last_error = None;
+        while begun.elapsed() < WORKER_READY_MAX {
+            match self.client.list_workers().await {
+                Ok(workers) if workers.iter().any(|worker| worker.name == name) => return Ok(()),
+                Ok(_) => {}
+                // A cluster answers no request about a bucket that is being created.
+                Err(error) => last_error = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let why = last_error.map(|error| format!(": {error}"));
+        let why = why.unwrap_or_default();
+        Err(Failure::general(format!("the worker did not come up{why}")))
     }
 }
 

@@ -13,10 +13,10 @@ use super::cpu::process_us;
 use super::http::{Connection, Site, Viewer};
 use super::memory::pss_bytes;
 use super::own_server::OwnServer;
-use super::process::Bench;
+use super::process::{Bench, JOBS_PER_S};
 use super::program::JobProgram;
 use super::records::{Failures, record_id, store_records};
-use super::{Args, jobs, median, quantile, show};
+use super::{Args, figure, jobs, median, quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use crate::local_server::SyncInterval;
@@ -357,8 +357,8 @@ async fn throughput(bench: &Bench, web: WebArgs, folder: &Path) -> Result<(), Fa
             name,
             format!("{:.0}", cost.jobs_per_s),
             format!("{:.2}", cost.jobs_per_s / without.jobs_per_s),
-            format!("{:.0}", cost.cpu_us[0]),
-            format!("{:.0}", cost.cpu_us[1]),
+            figure(cost.cpu_us[0], 0),
+            figure(cost.cpu_us[1], 0),
         ]
     });
     let header = [
@@ -380,12 +380,7 @@ struct JobCost {
 
 impl JobCost {
     async fn measure(bench: &Bench, dashboard: Option<u32>) -> Result<JobCost, Failure> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a count of jobs"
-        )]
-        let count = (1_500.0 * bench.seconds).max(100.0) as u32;
+        let count = bench.count_at(JOBS_PER_S, 100);
         let used = || dashboard.map_or(0.0, process_us);
         let before = used();
         let jobs = jobs::run_jobs(bench, 16, count, &JobProgram::usual()).await?;

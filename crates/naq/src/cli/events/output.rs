@@ -7,7 +7,6 @@ use anstream::{AutoStream, ColorChoice};
 
 use crate::cli::render::{self, Ending};
 use naq_client::JobEvent;
-use naq_protocol::escape_json;
 
 /// Number of bytes after which the lines are written although more are about to come.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -17,10 +16,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 enum Style {
     /// For people, with colours or without.
     Text(ColorChoice),
-    /// A JSON object a line.
-    Json,
-    /// A JSON object a line, in which the characters are escaped that would control a terminal.
-    TerminalJson,
+    /// A JSON object a line. For a terminal the characters are escaped that would control it.
+    Json { is_terminal: bool },
 }
 
 /// The lines of events that are not written yet.
@@ -34,11 +31,12 @@ impl EventOutput {
     pub(super) fn new(is_json: bool) -> EventOutput {
         let stdout = io::stdout();
         EventOutput {
-            style: match (is_json, stdout.is_terminal()) {
-                (true, true) => Style::TerminalJson,
-                (true, false) => Style::Json,
-                // looked up once: it depends on the environment, and on what the output is
-                (false, _) => Style::Text(AutoStream::choice(&stdout)),
+            // looked up once: it depends on the environment, and on what the output is
+            style: match is_json {
+                true => Style::Json {
+                    is_terminal: stdout.is_terminal(),
+                },
+                false => Style::Text(AutoStream::choice(&stdout)),
             },
             lines: Vec::new(),
         }
@@ -54,13 +52,8 @@ impl EventOutput {
                 let mut lines = AutoStream::new(&mut self.lines, colours);
                 writeln!(lines, "{}", line(event))?;
             }
-            Style::Json => {
-                serde_json::to_writer(&mut self.lines, event).map_err(io::Error::from)?;
-                self.lines.push(b'\n');
-            }
-            Style::TerminalJson => {
-                let json = serde_json::to_string(event).map_err(io::Error::from)?;
-                writeln!(self.lines, "{}", escape_json(&json))?;
+            Style::Json { is_terminal } => {
+                render::write_json(&mut self.lines, event, is_terminal)?;
             }
         }
         match self.lines.len() >= BUFFER_BYTES_MAX {

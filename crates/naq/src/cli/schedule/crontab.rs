@@ -18,9 +18,8 @@ use dialects::{refuse_flags, refuse_seconds};
 use naq_client::{NewSchedule, Recurrence};
 use naq_cron::{Cron, Timezone};
 use naq_protocol::units::DURATION_MAX;
-use naq_protocol::{Envelope, QueueName, ScheduleId};
+use naq_protocol::{Envelope, QueueName, ScheduleId, ShortDigest, short_digest};
 use naq_runner::is_env_denied;
-use sha2::{Digest, Sha256};
 
 /// How a crontab is read.
 #[derive(Clone, Copy, Debug)]
@@ -85,21 +84,11 @@ pub(super) struct CrontabReader<'f> {
     options: CrontabOptions<'f>,
     settings: Settings,
     /// How often each command has occurred so far.
-    commands: HashMap<LineDigest, usize>,
+    commands: HashMap<ShortDigest, usize>,
     /// The names so far.
-    names: HashSet<LineDigest>,
+    names: HashSet<ShortDigest>,
     /// What the variables of all commands so far take, in bytes.
     environment_bytes: usize,
-}
-
-type LineDigest = [u8; 16];
-
-/// A digest by a cryptographic hash: no two texts of a file have the same.
-fn digest(text: &str) -> LineDigest {
-    let mut short = LineDigest::default();
-    let length = short.len();
-    short.copy_from_slice(&Sha256::digest(text)[..length]);
-    short
 }
 
 impl<'f> CrontabReader<'f> {
@@ -130,7 +119,7 @@ impl<'f> CrontabReader<'f> {
         if self.has_too_many_variables() {
             return Err(too_many_variables());
         }
-        let occurrence = self.commands.entry(digest(&entry.key())).or_default();
+        let occurrence = self.commands.entry(short_digest(&entry.key())).or_default();
         *occurrence += 1;
         let name = name(&entry, *occurrence, &mut self.names);
         let schedule = file_schedule(&entry, name, number, &self.settings, &self.options)?;
@@ -485,7 +474,7 @@ fn user_queue<'o>(user: &str, options: &CrontabOptions<'o>) -> Result<&'o QueueN
 
 /// Returns a name that does not change when other lines or the line's own times change. If a
 /// command occurs several times, the names of the second and later ones contain their times.
-fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<LineDigest>) -> ScheduleId {
+fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ShortDigest>) -> ScheduleId {
     let program = entry
         .command
         .split_whitespace()
@@ -499,7 +488,7 @@ fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<LineDigest>) -> Sc
     loop {
         let name = ScheduleId::derived(label, of.as_bytes());
         // Two of very many lines of one program may have the same name.
-        if taken.insert(digest(name.as_str())) {
+        if taken.insert(short_digest(name.as_str())) {
             return name;
         }
         of.push('\0');
