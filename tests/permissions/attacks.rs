@@ -33,7 +33,7 @@ fn publish(fleet: &Fleet, client: &async_nats::Client, subject: &str, reply: Opt
 /// A fleet with an ended job `victim` in `build`, and a job `secret` that waits in `deploy`.
 fn start() -> Fleet {
     let fleet = Fleet::start(&["--queue", "build", "--nkeys"]);
-    let worker = fleet.start_service("worker", &["worker", "build"], "working");
+    let worker = fleet.start_service("worker", &["worker", "build"], "buckets are ready");
     let victim = [
         "enqueue", "--queue", "build", "--id", "victim", "--wait", "--", "echo", "true",
     ];

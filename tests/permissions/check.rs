@@ -17,7 +17,7 @@ fn rows(printed: &str) -> Vec<Value> {
 fn the_generated_users_may_do_what_their_roles_need_and_nothing_else() {
     let fleet = Fleet::start(&["--queue", "build", "--nkeys"]);
     fleet.run("operator", &["queue", "add", "build"]);
-    let worker = fleet.start_service("worker", &["worker", "build"], "working");
+    let worker = fleet.start_service("worker", &["worker", "build"], "buckets are ready");
     let enqueue = [
         "enqueue", "--queue", "build", "--wait", "--id", "one", "--", "echo", "hello",
     ];

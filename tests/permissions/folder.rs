@@ -56,7 +56,7 @@ fn credentials_are_kept_and_nobody_else_reads_them() {
 #[test]
 fn tenants_share_nothing() {
     let fleet = Fleet::start(&["--queue", "build", "--tenant", "acme", "--tenant", "globex"]);
-    let _worker = fleet.start_service("acme-worker", &["worker", "build"], "working");
+    let _worker = fleet.start_service("acme-worker", &["worker", "build"], "buckets are ready");
     let enqueue = [
         "enqueue", "--queue", "build", "--wait", "--id", "one", "--", "echo", "hello",
     ];
@@ -73,7 +73,7 @@ fn tenants_share_nothing() {
 fn a_producer_that_only_publishes_enqueues_without_a_denial() {
     let fleet = Fleet::start(&["--queue", "build", "--publish-only"]);
     fleet.run("operator", &["queue", "add", "build"]);
-    let _worker = fleet.start_service("worker", &["worker", "build"], "working");
+    let _worker = fleet.start_service("worker", &["worker", "build"], "buckets are ready");
     let _scheduler = fleet.start_service("scheduler", &["scheduler"], "leading");
     let enqueue = |options: &[&str]| {
         let words = [&["enqueue", "--queue", "build"], options, &["--", "true"]].concat();
@@ -99,7 +99,7 @@ fn a_producer_that_only_publishes_enqueues_without_a_denial() {
 #[test]
 fn an_api_reads_enqueues_and_controls_its_queues() {
     let fleet = Fleet::start(&["--queue", "build", "--role", "api", "--role", "worker"]);
-    let _worker = fleet.start_service("worker", &["worker", "build"], "working");
+    let _worker = fleet.start_service("worker", &["worker", "build"], "buckets are ready");
     let enqueue = |options: &[&str], command: &[&str]| {
         let words = [&["enqueue", "--queue", "build"], options, &["--"], command].concat();
         fleet.run("api", &words);

@@ -57,7 +57,7 @@ fn a_fleet_works_over_tls_with_key_pairs_and_client_certificates() {
             .succeeds();
     };
     regenerate(&["--tls-cert", &cert, "--tls-key", &key]);
-    let _worker = fleet.start_service("worker", &["worker", "build"], "working");
+    let _worker = fleet.start_service("worker", &["worker", "build"], "buckets are ready");
     let enqueue = [
         "enqueue", "--queue", "build", "--wait", "--", "echo", "hello",
     ];

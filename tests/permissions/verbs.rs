@@ -19,10 +19,10 @@ fn every_verb_runs_in_its_role_without_a_denial() {
         "enqueue,read",
     ];
     // on a server that has no streams yet
-    let first = fleet.start_service("worker", &worker, "working");
+    let first = fleet.start_service("worker", &worker, "buckets are ready");
     fleet.expect_no_denial("a worker created the streams");
     first.stop();
-    let plain = fleet.start_service("worker", &worker, "working");
+    let plain = fleet.start_service("worker", &worker, "buckets are ready");
     fleet.expect_no_denial("a worker found the streams");
     let labelled = [
         "worker",
@@ -32,7 +32,7 @@ fn every_verb_runs_in_its_role_without_a_denial() {
         "--grant",
         "enqueue,read",
     ];
-    let _labelled = fleet.start_service("worker", &labelled, "working");
+    let _labelled = fleet.start_service("worker", &labelled, "buckets are ready");
     let scheduler = [
         "scheduler",
         "--lock-ttl",
