@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use naq_protocol::{JobId, State};
+use futures_util::future::join_all;
+use naq_protocol::{JobId, QueueName, SlotHolder, State, UnknownFields};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, eventually, id};
@@ -59,6 +60,39 @@ fn concurrency_max_holds_across_workers() {
     let most = most_at_once(naq.home());
     assert!((1..=2).contains(&most), "{most} at once");
     naq.wait_drained("default");
+}
+
+/// One value names the jobs that have a slot, so each write for itself would make the others start over.
+#[test]
+fn slots_that_jobs_request_at_once_are_written_together() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let broker = naq.client().broker();
+    let holder = |at: usize| SlotHolder {
+        job: id(&format!("job-{at}")),
+        queue: QueueName::new("default").unwrap(),
+        sequence: 1,
+        unknown: UnknownFields::default(),
+    };
+    naq.block_on(async {
+        let holders: Vec<SlotHolder> = (0..60).map(holder).collect();
+        // the bucket is made first, which takes a write of its own
+        assert!(broker.acquire_slot("k", 60, &holders[0]).await.unwrap());
+        let acquired = join_all(holders.iter().map(|one| broker.acquire_slot("k", 60, one))).await;
+        assert!(
+            acquired.iter().all(|one| matches!(one, Ok(true))),
+            "{acquired:?}"
+        );
+        let released = join_all(holders.iter().map(|one| broker.release_slot("k", &one.job))).await;
+        assert!(released.iter().all(Result::is_ok), "{released:?}");
+        assert!(broker.acquire_slot("k", 1, &holders[59]).await.unwrap());
+    });
+    let writes = naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let stream = jetstream.get_stream("KV_naq_slots").await.unwrap();
+        stream.cached_info().state.last_sequence
+    });
+    assert!(writes <= 5, "{writes} writes");
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub use job::reconcile::{
 pub use job::refusal::{fail_unrecordable, refused_record, rejected_record};
 pub use job::result_ttl::{RECORD_TTL_MIN, clamp_result_ttl, result_ttl};
 pub use job::routing::{has_required_labels, rerouted_record};
+pub use job::slots::{ChangedSlots, SlotAnswer, SlotChange, change_slots};
 pub use job::takeover::{HolderReply, LeaseEnd, Takeover, decide_takeover};
 pub use job::waiting::{QueueFacts, WaitCause, WaitFacts, describe_missing_labels, wait_cause};
 pub use retry_backoff::ExponentialBackoff;

@@ -9,6 +9,7 @@ use crate::error::BrokerError;
 use crate::layout::memory::LayoutMemory;
 use crate::names::Names;
 use crate::request_timings::{RequestObserver, RequestTimings};
+use crate::slot_queues::SlotQueues;
 
 /// A connection to NATS with naq's layout on it. Cheap to clone.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Broker {
     pub(crate) timings: RequestTimings,
     /// The options to open further connections with.
     pub(crate) options: Arc<ConnectOptions>,
+    /// Changes of concurrency slots that are written together.
+    pub(crate) slot_queues: Arc<SlotQueues>,
 }
 
 impl std::fmt::Debug for Broker {

@@ -37,6 +37,7 @@ mod request_timings;
 mod requests;
 mod routing;
 mod schedules;
+mod slot_queues;
 mod slots;
 mod stream;
 mod subjects;

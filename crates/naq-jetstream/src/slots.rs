@@ -1,22 +1,25 @@
 //! Concurrency slots: they limit how many jobs of a concurrency key run at once, on all workers
 //! together.
 //!
-//! One value for each key names the jobs that have a slot, and is changed by compare-and-set. A
-//! slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
+//! One value for each key names the jobs that have a slot, and is changed by compare-and-set. What
+//! several jobs of a process request and release at the same time is one write. A slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
 //! job next has the slot already. A slot whose job has ended, or whose message is gone, is taken
 //! over. Jobs that find no slot are blocked, each under an index key of its own, and releasing a
 //! slot releases the oldest of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::failpoint::failpoint;
 use crate::names::Names;
+use crate::slot_queues::{QueuedChange, SlotQueue};
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
+use naq_core::{SlotAnswer, SlotChange, change_slots};
 use naq_protocol::{JobId, Record, SlotHolder, Slots};
 
 /// How long the value of a key is kept while no job has a slot.
@@ -24,6 +27,9 @@ const IDLE_TTL: Duration = Duration::from_secs(3_600);
 
 /// Maximum number of holders that are checked for being stale when all slots are taken.
 const CHECKS_MAX: usize = 16;
+
+/// Maximum pause after another process wrote the slots of a key first.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 impl Broker {
     /// Acquires a slot of a key for a job, if fewer than `max` jobs have one. Returns whether the
@@ -39,38 +45,28 @@ impl Broker {
         max: u32,
         holder: &SlotHolder,
     ) -> Result<bool, BrokerError> {
-        let mut checked = false;
-        loop {
-            let (mut slots, revision) = self.read_slots(key).await?;
-            slots.max = max;
-            if let Some(held) = slots.holders.iter_mut().find(|held| held.job == holder.job) {
-                if held == holder {
-                    return Ok(true);
-                }
-                held.queue.clone_from(&holder.queue);
-                held.sequence = holder.sequence;
-            } else if slots.holders.len() < max as usize {
-                slots.holders.push(holder.clone());
-            } else {
-                if checked {
-                    return Ok(false);
-                }
-                checked = true;
-                let Some(gone) = self.find_stale_holder(&slots.holders).await? else {
-                    return Ok(false);
-                };
-                slots.holders.retain(|held| *held != gone);
-                slots.holders.push(holder.clone());
+        let mut instead_of = None;
+        for is_last in [false, true] {
+            let change = SlotChange::Acquire {
+                holder: holder.clone(),
+                max,
+                instead_of: instead_of.take(),
+            };
+            if self.change_slot(key, change).await? == SlotAnswer::Acquired {
+                return Ok(true);
             }
-            match self.write_slots(key, &slots, revision).await {
-                Ok(()) => {
-                    failpoint("slot.acquired");
-                    return Ok(true);
+            if is_last {
+                break;
+            }
+            let (slots, _) = self.read_slots(key).await?;
+            if slots.holders.len() >= max as usize {
+                instead_of = self.find_stale_holder(&slots.holders).await?;
+                if instead_of.is_none() {
+                    break;
                 }
-                Err(BrokerError::Conflict) => {}
-                Err(error) => return Err(error),
             }
         }
+        Ok(false)
     }
 
     /// Releases a job's slot, if it has one, and then as many waiting jobs as there are free slots.
@@ -79,34 +75,112 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server refuses a write or does not answer; call it again then.
     pub async fn release_slot(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
-        let free = loop {
-            let (mut slots, revision) = match self.read_slots(key).await {
-                Ok(read) => read,
-                // There is no slot to release, and the job that had it has ended all the same. One
-                // of those that wait is released, as for any other job that ends: it is rejected with
-                // an explanation when it requests a slot.
-                Err(BrokerError::InvalidData(error)) => {
-                    tracing::error!(job_id = %job, "cannot release a slot: {error}");
-                    break 1;
-                }
-                Err(error) => return Err(error),
-            };
-            let held = slots.holders.len();
-            slots.holders.retain(|held| held.job != *job);
-            let free = (slots.max as usize).saturating_sub(slots.holders.len());
-            if slots.holders.len() == held {
-                break free;
+        let change = SlotChange::Release { job: job.clone() };
+        let waiters = match self.change_slot(key, change).await {
+            Ok(SlotAnswer::Released { waiters }) => waiters,
+            Ok(SlotAnswer::Acquired | SlotAnswer::Full) => 0,
+            // There is no slot to release, and the job that had it has ended all the same. One
+            // of those that wait is released, as for any other job that ends: it is rejected with
+            // an explanation when it requests a slot.
+            Err(BrokerError::InvalidData(error)) => {
+                tracing::error!(job_id = %job, "cannot release a slot: {error}");
+                1
             }
-            match self.write_slots(key, &slots, revision).await {
-                Ok(()) => {
-                    failpoint("slot.released");
-                    break free;
-                }
-                Err(BrokerError::Conflict) => {}
-                Err(error) => return Err(error),
-            }
+            Err(error) => return Err(error),
         };
-        self.release_slot_waiters(key, free).await
+        self.release_slot_waiters(key, waiters).await
+    }
+
+    /// Carries out a change together with those that other jobs of this process want of the same key meanwhile:
+    /// they queue, and the one whose turn it is writes for all of them.
+    async fn change_slot(&self, key: &str, change: SlotChange) -> Result<SlotAnswer, BrokerError> {
+        let queue = self.slot_queues.of(key);
+        loop {
+            let mut answer = queue.add(change.clone());
+            let mut turn = tokio::select! {
+                biased;
+                answered = &mut answer => match answered {
+                    Ok(answered) => return answered,
+                    // the task that was to write it was dropped before
+                    Err(_) => continue,
+                },
+                turn = queue.turn() => turn,
+            };
+            // it may have been answered just before the turn
+            match answer.try_recv() {
+                Ok(answered) => return answered,
+                Err(TryRecvError::Closed) => continue,
+                Err(TryRecvError::Empty) => {}
+            }
+            self.change_slots_of(key, &queue, &mut turn).await;
+            if let Ok(answered) = answer.try_recv() {
+                return answered;
+            }
+        }
+    }
+
+    /// Carries out and answers all changes that are queued. `last` is the value that this process wrote last, if it
+    /// may still be the stored one.
+    async fn change_slots_of(&self, key: &str, queue: &SlotQueue, last: &mut Option<(Slots, u64)>) {
+        let mut batch = Vec::new();
+        match self.write_changes(key, queue, last, &mut batch).await {
+            Ok(answers) => {
+                for (queued, answer) in batch.into_iter().zip(answers) {
+                    queued.answer(Ok(answer));
+                }
+            }
+            Err(error) => {
+                for queued in batch {
+                    queued.answer(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Moves the queued changes into `batch`, and writes the value that results from them. Returns their answers.
+    async fn write_changes(
+        &self,
+        key: &str,
+        queue: &SlotQueue,
+        last: &mut Option<(Slots, u64)>,
+        batch: &mut Vec<QueuedChange>,
+    ) -> Result<Vec<SlotAnswer>, BrokerError> {
+        let mut conflicts = 0;
+        loop {
+            let begun = Instant::now();
+            queue.drain_into(batch);
+            batch.retain(QueuedChange::is_awaited);
+            let (slots, revision, is_fresh) = match last.take() {
+                Some((slots, revision)) => (slots, revision, false),
+                None => {
+                    let (slots, revision) = self.read_slots(key).await?;
+                    (slots, revision, true)
+                }
+            };
+            let changes: Vec<SlotChange> =
+                batch.iter().map(|queued| queued.change.clone()).collect();
+            let changed = change_slots(slots, &changes);
+            if !changed.is_changed {
+                if is_fresh {
+                    return Ok(changed.answers);
+                }
+                // another process may have changed the value since, and no write would tell
+                continue;
+            }
+            match self.write_slots(key, &changed.slots, revision).await {
+                Ok(revision) => {
+                    fail_after(&changed.answers);
+                    *last = Some((changed.slots, revision));
+                    return Ok(changed.answers);
+                }
+                Err(BrokerError::Conflict) => {
+                    let pause = conflict_pause(begun.elapsed(), conflicts, rand::random());
+                    tokio::time::sleep(pause).await;
+                    conflicts += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn release_slot_waiters(&self, key: &str, free: usize) -> Result<(), BrokerError> {
@@ -244,7 +318,7 @@ impl Broker {
         key: &str,
         slots: &Slots,
         revision: u64,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<u64, BrokerError> {
         let value =
             serde_json::to_vec(slots).map_err(|error| BrokerError::not_json("the value", error))?;
         let mut made = false;
@@ -259,8 +333,45 @@ impl Broker {
                     made = true;
                     self.ensure_slots().await?;
                 }
-                done => return done.map(|_| ()),
+                done => return done.map(|ack| ack.sequence),
             }
+        }
+    }
+}
+
+/// How long to wait after another process wrote first, `conflicts` times before: up to as long as a read and a write
+/// take (`took`), and each time up to twice as long. Many processes that try again at once would refuse each other's
+/// writes, while one that is left alone writes what all of its jobs want. `random` is between 0 and 1.
+fn conflict_pause(took: Duration, conflicts: u32, random: f64) -> Duration {
+    let most = took.min(CONFLICT_PAUSE_MAX) * (1 << conflicts.min(4));
+    most.min(CONFLICT_PAUSE_MAX).mul_f64(random)
+}
+
+/// The failpoints after slots were acquired or released.
+fn fail_after(answers: &[SlotAnswer]) {
+    if answers.contains(&SlotAnswer::Acquired) {
+        failpoint("slot.acquired");
+    }
+    if answers
+        .iter()
+        .any(|answer| matches!(answer, SlotAnswer::Released { .. }))
+    {
+        failpoint("slot.released");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_after_conflicts_grow_and_are_bounded() {
+        let took = Duration::from_millis(2);
+        assert_eq!(conflict_pause(took, 0, 0.5), Duration::from_millis(1));
+        assert_eq!(conflict_pause(took, 3, 1.0), Duration::from_millis(16));
+        for took in [took, Duration::MAX] {
+            assert_eq!(conflict_pause(took, u32::MAX, 0.0), Duration::ZERO);
+            assert!(conflict_pause(took, u32::MAX, 1.0) <= CONFLICT_PAUSE_MAX);
         }
     }
 }

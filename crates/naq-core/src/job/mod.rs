@@ -15,6 +15,7 @@ pub(crate) mod reconcile;
 pub(crate) mod refusal;
 pub(crate) mod result_ttl;
 pub(crate) mod routing;
+pub(crate) mod slots;
 #[cfg(test)]
 mod state_machine_proptest;
 #[cfg(test)]

@@ -79,6 +79,7 @@ impl Broker {
             link,
             layout: Arc::default(),
             options: Arc::new(options.clone()),
+            slot_queues: Arc::default(),
         })
     }
 }

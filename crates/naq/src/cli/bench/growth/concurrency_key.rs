@@ -63,7 +63,8 @@ async fn compare(own: &OwnServer, workers: u32) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-/// How often a second the clients together take a slot and release it.
+/// How often a second the clients together take a slot and release it. Each client does so for as many jobs at
+/// once as it has slots, up to its part of the limit.
 async fn takes_per_s(bench: &Bench, clients: &[Client], limit: u32) -> Result<f64, Failure> {
     let key = format!("bench-{limit}");
     let until = Instant::now() + Duration::from_secs_f64(bench.seconds / 2.0);
@@ -79,7 +80,11 @@ async fn takes_per_s(bench: &Bench, clients: &[Client], limit: u32) -> Result<f6
         }
     };
     let begun = Instant::now();
-    let counts = try_join_all(clients.iter().cloned().map(takes)).await?;
+    let each = (limit as usize / clients.len()).clamp(1, SLOTS_EACH);
+    let jobs = clients
+        .iter()
+        .flat_map(|client| std::iter::repeat_n(client.clone(), each));
+    let counts = try_join_all(jobs.map(takes)).await?;
     Ok(f64::from(counts.into_iter().sum::<u32>()) / begun.elapsed().as_secs_f64())
 }
 
