@@ -5,8 +5,8 @@
     benches/figures.py --bench FILE --peers FILE            take figures from these files into figures.json first
     benches/figures.py --check                              exit with 1 if a page or a plot does not follow from it
 
-FILE of --bench is what `naq bench --json VERB` prints, of several verbs one after another; of --peers, what
-benches/peers/run.py writes. Tables that a file does not have stay as they are. In README.md and docs/*.md the lines
+FILE of --bench is what `naq bench --json VERB` prints, of several verbs one after another, or packaging/figures; of
+--peers, what benches/peers/run.py writes. Tables that a file does not have stay as they are. In README.md and docs/*.md the lines
 between `<!-- figures:NAME -->` and `<!-- /figures -->` are replaced; the plots are docs/figures/*.svg. In docs/figures.md a
 block of which nothing has been measured says so; elsewhere it is empty.
 """
@@ -45,7 +45,7 @@ def markdown(header, rows):
     kept = [at for at in range(len(header)) if any(row[at] != "–" for row in rows)]
     header, *rows = ([line[at] for at in kept] for line in [header, *rows])
     right = [
-        at > 0 and all(re.fullmatch(r"[-–0-9.,×*% ]*(ms|µs|MiB)?", str(row[at])) for row in rows)
+        at > 0 and all(re.fullmatch(r"[-–0-9.,×*% ]*(ms|µs|MiB|s)?", str(row[at])) for row in rows)
         for at in range(len(header))
     ]
     lines = [header, ["---:" if is_right else "---" for is_right in right], *rows]
@@ -171,6 +171,15 @@ def web_throughput(bench):
         ("dashboard_us_per_job", "dashboard, a job", (0, " µs")),
     ]
     return table_of(bench, "web throughput", ("16 slots", "16 slots"), columns)
+
+
+def packages(bench):
+    columns = [
+        ("mib", "size", (1, " MiB")),
+        ("install_s", "installed after", (2, " s")),
+        ("first_job_s", "and the first job", (3, " s")),
+    ]
+    return table_of(bench, "packages", ("package", "package"), columns)
 
 
 def machine(bench):
@@ -409,6 +418,7 @@ def blocks(figures):
         "hops": hops(bench),
         "schedule": values(bench, "schedule", "schedule"),
         "memory": memory(bench),
+        "packages": packages(bench),
         "growth": picture("growth", "Rates with much of something, and without", growth_plot(bench)) + growth(bench),
         "functions": functions(bench),
         "functions-memory": functions_memory(bench),

@@ -1,16 +1,20 @@
 //! Functions in warm processes.
 
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use naq_protocol::{Reason, Record, State};
+use nix::sys::signal::Signal;
 
 use super::{TASKS, call};
+use crate::harness::is_root;
 use crate::harness::naq::{Naq, Worker, eventually, text};
 use crate::harness::nats::TestServer;
 
 /// What the functions of these tests need besides [`TASKS`].
 const MORE_TASKS: &str = r#"
-import os, signal, subprocess, time
+import fcntl, os, signal, subprocess, time
 
 counter = 0
 
@@ -39,6 +43,15 @@ def crash():
 
 def surroundings():
     return {"mark": os.environ.get("MARK"), "leads": os.getsid(0) == os.getpid()}
+
+def user():
+    return [os.getuid(), os.getgid(), os.getgroups()]
+
+def wait_for_file(path):
+    with open(path + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not os.path.exists(path):
+            time.sleep(0.02)
 
 def write_work_dir():
     with open(os.path.join(os.environ["NAQ_WORK_DIR"], "file"), "w") as file:
@@ -228,6 +241,61 @@ fn a_warm_job_is_cancelled_and_a_worker_with_warm_processes_drains() {
     let record = naq.wait_ended(&job);
     assert_eq!(record.state(), State::Cancelled, "{record:#?}");
     assert!(worker.stop().success());
+}
+
+/// A warm process and the job in it end with their worker, however it ends.
+#[test]
+fn a_warm_job_whose_worker_is_killed_runs_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file("tasks.py", format!("{TASKS}{MORE_TASKS}"));
+    let warm = || {
+        let worker = naq.worker(&["default"]).concurrency(1).ack_wait("2s");
+        worker.arg("--warm=python=1").arg("--preload=tasks")
+    };
+    let worker = warm().spawn();
+    wait_until_warm(&naq);
+    let file = naq.home().join("go");
+    let argument = serde_json::json!(file.to_str().unwrap()).to_string();
+    let options = ["--runner", "python", "--call", "tasks:wait_for_file", "--"];
+    let job = naq.enqueue(&[&options[..], &[&argument]].concat());
+    naq.wait_running(&job);
+    let lock = File::create(naq.home().join("go.lock")).unwrap();
+    let is_running = || matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+    eventually("the job has its lock", || {
+        let is_locked = is_running();
+        lock.unlock().unwrap();
+        is_locked
+    });
+    worker.signal(Signal::SIGKILL);
+    worker.wait_exit();
+    eventually("the job has ended with its worker", || !is_running());
+    lock.unlock().unwrap();
+    let _next = warm().spawn();
+    let record = naq.wait_for(&job, "running again", |record| record.attempt == 2);
+    assert_eq!(record.state(), State::Running, "{record:#?}");
+    naq.file("go", "");
+    let record = naq.wait_ended(&job);
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    assert_eq!(why_cold(&record), None, "{record:#?}");
+}
+
+#[test]
+fn warm_processes_run_as_the_user_of_jobs() {
+    if !is_root("warm processes of another user") {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file("tasks.py", format!("{TASKS}{MORE_TASKS}"));
+    let everybody = PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(naq.home(), everybody).unwrap();
+    let worker = naq.worker(&["default"]).concurrency(1);
+    let worker = worker.arg("--warm=python=1").arg("--preload=tasks");
+    let _worker = worker.arg("--run-as=65534:65534").spawn();
+    wait_until_warm(&naq);
+    let record = call_warm(&naq, "user", &[]);
+    assert_eq!(result(&record), serde_json::json!([65534, 65534, [65534]]));
 }
 
 #[test]
