@@ -83,6 +83,12 @@ impl ClaimAhead {
         }
     }
 
+    /// Whether the last jobs were short, so that several of one queue may follow each other before those of other
+    /// queues. A stall does not change that: a server with many queues has most to do when each job is of another.
+    pub(super) fn has_short_jobs(&self) -> bool {
+        self.lock().has_short_jobs()
+    }
+
     /// When the jobs that wait are to be requeued, if no job ends until then.
     pub(super) fn stall_at(&self) -> tokio::time::Instant {
         let last_end = self.lock().last_end.unwrap_or_else(Instant::now);
@@ -100,6 +106,8 @@ impl ClaimAhead {
 struct Pace {
     /// Number of jobs that have ended in a row and were short.
     short_runs: u32,
+    /// Number of jobs that have ended since the last long one.
+    runs_since_long: u32,
     /// Mean run time, in seconds.
     run_s: f64,
     /// Mean time between two ends, in seconds.
@@ -116,6 +124,7 @@ impl Pace {
             .map_or(INTERVAL_MAX, |last| now.duration_since(last));
         if run >= LONG_RUN_MIN {
             self.short_runs = 0;
+            self.runs_since_long = 0;
             self.run_s = run.as_secs_f64();
             return;
         }
@@ -125,6 +134,7 @@ impl Pace {
             self.interval_s = interval_s;
         }
         self.short_runs = self.short_runs.saturating_add(1);
+        self.runs_since_long = self.runs_since_long.saturating_add(1);
         self.run_s += (run.as_secs_f64() - self.run_s) * WEIGHT;
         self.interval_s += (interval_s - self.interval_s) * WEIGHT;
     }
@@ -137,8 +147,12 @@ impl Pace {
         }
     }
 
+    fn has_short_jobs(&self) -> bool {
+        self.runs_since_long >= SHORT_RUNS_MIN && self.run_s < SHORT_RUN_MAX.as_secs_f64()
+    }
+
     fn depth(&self) -> usize {
-        if self.short_runs < SHORT_RUNS_MIN || self.run_s >= SHORT_RUN_MAX.as_secs_f64() {
+        if self.short_runs < SHORT_RUNS_MIN || !self.has_short_jobs() {
             return 0;
         }
         let jobs = WAIT_AIM.as_secs_f64() / self.interval_s.max(1e-9);
@@ -199,10 +213,10 @@ mod tests {
         let now = end(&mut pace, Instant::now(), 50, MS, MS);
         assert!(pace.depth() > 0 && !pace.has_stalled(now + WAIT_MAX / 2));
         pace.on_ended(LONG_RUN_MIN, now);
-        assert_eq!(pace.depth(), 0);
+        assert!(pace.depth() == 0 && !pace.has_short_jobs());
         let now = end(&mut pace, now, 50, MS, MS);
         assert!(pace.depth() > 0 && pace.has_stalled(now + WAIT_MAX));
-        assert_eq!(pace.depth(), 0);
+        assert!(pace.depth() == 0 && pace.has_short_jobs());
     }
 
     #[test]

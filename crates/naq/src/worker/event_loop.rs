@@ -366,7 +366,10 @@ impl Worker {
         let most = slots + depth;
         WantedJobs {
             free,
-            turn: if depth == 0 { 1 } else { SHORT_JOBS_TURN },
+            turn: match self.context.claim_ahead.has_short_jobs() {
+                true => SHORT_JOBS_TURN,
+                false => 1,
+            },
             ahead: most.saturating_sub(in_use.max(slots)).min(left - free),
         }
     }
