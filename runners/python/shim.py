@@ -778,6 +778,7 @@ def warm():
         # a Python without ctypes
         pass
     flush()
+    load_what_children_need()
     threads, cuda = count_threads(), has_cuda()
     is_forkable = threads == 1 and not cuda and sys.platform != "darwin"
     import gc
@@ -801,6 +802,20 @@ def warm():
     else:
         standby(worker)
     os._exit(0)
+
+
+def load_what_children_need():
+    """Loads the modules that each job uses, here and once. A job that loads one searches all folders for it."""
+    import atexit  # noqa: F401
+    import fcntl  # noqa: F401
+    import importlib
+    import io  # noqa: F401
+    import resource  # noqa: F401
+    import select  # noqa: F401
+    import time  # noqa: F401
+
+    # this loads more at its first call, in some versions of Python
+    importlib.invalidate_caches()
 
 
 class Zygote:
@@ -1000,8 +1015,7 @@ def run_warm_job(job):
     """Runs the job as a process of its own would, and ends this process."""
     booted_in = os.getcwd()
     module_path = [os.path.join(booted_in, folder) for folder in os.environ.get("NAQ_MODULE_PATH", "").split(":") if folder]
-    os.environ.clear()
-    os.environ.update(job.get("env") or {})
+    set_environment(job.get("env") or {})
     os.umask(job.get("umask", 0o022))
     make_streams()
     status = 1
@@ -1023,6 +1037,15 @@ def run_warm_job(job):
     except BaseException as error:
         print_trace(format_trace(error))
     finish(status)
+
+
+def set_environment(wanted):
+    """Makes the environment the wanted one. Only what differs is written: each write copies memory of the parent."""
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def make_streams():
