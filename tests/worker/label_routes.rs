@@ -89,6 +89,28 @@ fn label_routing_runs_jobs_on_workers_with_the_labels() {
     naq.wait_drained("build");
 }
 
+/// One worker serves as many sets as the queue's stream has room for, and not just the first few hundred.
+#[test]
+fn many_sets_of_labels_are_served_by_one_worker() {
+    const SETS: u64 = 270;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let plain = spawn(&naq, "plain", &[]);
+    let labels: Vec<String> = (0..SETS).map(|at| format!("set-{at}=yes")).collect();
+    let jobs: Vec<String> = (0..SETS)
+        .map(|at| requiring(&[(&format!("set-{at}"), "yes")]))
+        .collect();
+    naq.file("jobs.ndjson", jobs.join("\n"));
+    naq.cli(["enqueue", "--queue", "build", "--file", "jobs.ndjson"])
+        .run()
+        .succeeds();
+    wait_until_rerouted(&naq, SETS);
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let _labelled = spawn(&naq, "labelled", &labels);
+    naq.wait_drained("build");
+    plain.stop();
+}
+
 #[test]
 fn label_routing_waits_visibly_for_a_worker_with_the_labels() {
     let server = TestServer::start();

@@ -16,12 +16,15 @@ use naq_core::ExponentialBackoff;
 use naq_jetstream::{Broker, BrokerError, LabelRoute, LabelRouteEvent};
 use naq_protocol::QueueName;
 
-/// Number of label routes that a worker serves in one queue. Each costs a request every few
-/// seconds.
-const ROUTES_PER_QUEUE_MAX: usize = 256;
+/// Number of label routes that a worker serves in one queue: as many as its stream has room for. Each costs a request
+/// every few seconds.
+const ROUTES_PER_QUEUE_MAX: usize = 5_000;
 
-/// Time between two checks that the routes are registered.
+/// Time between two checks that the routes are registered, for each [`ROUTES_PER_CHECK`].
 const REGISTRATION_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Number of routes from which on checks become rarer, since each route costs a request.
+const ROUTES_PER_CHECK: usize = 256;
 
 /// Number of routes that are checked at once.
 const CONCURRENT_CHECKS_MAX: usize = 16;
@@ -97,7 +100,7 @@ impl RouteWatcher {
             event = loop {
                 tokio::select! {
                     event = watch.next() => break event?,
-                    () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
+                    () = tokio::time::sleep(check_interval(self.served.len())) => {
                         register_again(&broker, &self.served).await?;
                         if let ControlFlow::Break(ended) = self.serve_refused().await? {
                             return Ok(ended);
@@ -179,6 +182,12 @@ impl RouteWatcher {
     }
 }
 
+/// Time until the routes are checked again.
+fn check_interval(routes: usize) -> Duration {
+    let times = 1 + routes / ROUTES_PER_CHECK;
+    REGISTRATION_CHECK_INTERVAL * u32::try_from(times).unwrap_or(u32::MAX)
+}
+
 /// Registers again those of the served routes that someone removed, alone or with their bucket, so
 /// that other workers find them.
 async fn register_again(broker: &Broker, served: &Routes) -> Result<(), BrokerError> {
@@ -209,4 +218,15 @@ async fn register_again(broker: &Broker, served: &Routes) -> Result<(), BrokerEr
 fn matches_worker(options: &WorkerConfig, route: &LabelRoute) -> bool {
     options.queues.contains(&route.queue)
         && naq_core::has_required_labels(&options.labels, &route.labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_routes_are_checked_more_rarely() {
+        assert_eq!(check_interval(1), REGISTRATION_CHECK_INTERVAL);
+        assert_eq!(check_interval(5_000), 20 * REGISTRATION_CHECK_INTERVAL);
+    }
 }
