@@ -56,10 +56,10 @@ pub struct ChangedSlots {
 /// of one that has ended at the same time. Repeating a change does no harm.
 ///
 /// The first release answers for the whole: it releases as many waiting jobs as there are free slots, and at least
-/// one. Else jobs that wait would get no turn while others hand their slots to each other.
+/// one if a slot was returned. Else jobs that wait would get no turn while others hand their slots to each other.
 #[must_use]
 pub fn change_slots(mut slots: Slots, changes: &[SlotChange]) -> ChangedSlots {
-    let mut is_changed = false;
+    let (mut is_changed, mut is_returned) = (false, false);
     let mut answers = vec![SlotAnswer::Full; changes.len()];
     let is_first = |change: &SlotChange| match change {
         SlotChange::Release { job } => !changes.iter().any(|other| other.acquires(job)),
@@ -72,6 +72,7 @@ pub fn change_slots(mut slots: Slots, changes: &[SlotChange]) -> ChangedSlots {
     for (change, answer) in first.into_iter().chain(then) {
         let (changed, given) = change_slot(&mut slots, change);
         is_changed |= changed;
+        is_returned |= changed && matches!(change, SlotChange::Release { .. });
         *answer = given;
     }
     let free = (slots.max as usize).saturating_sub(slots.holders.len());
@@ -79,7 +80,7 @@ pub fn change_slots(mut slots: Slots, changes: &[SlotChange]) -> ChangedSlots {
     if let Some(SlotAnswer::Released { waiters }) =
         releases.find(|answer| matches!(answer, SlotAnswer::Released { .. }))
     {
-        *waiters = free.max(1);
+        *waiters = free.max(usize::from(is_returned));
     }
     ChangedSlots {
         slots,
@@ -178,6 +179,13 @@ mod tests {
         let after = change_slots(held(&[1, 2], 3), &[release(1), release(2)]);
         let expected = [3, 0].map(|waiters| SlotAnswer::Released { waiters });
         assert_eq!(after.answers, expected);
+    }
+
+    #[test]
+    fn a_job_without_a_slot_releases_none_that_waits_for_one() {
+        let after = change_slots(held(&[1], 1), &[release(2)]);
+        assert_eq!(after.answers, [SlotAnswer::Released { waiters: 0 }]);
+        assert!(!after.is_changed);
     }
 
     #[test]
