@@ -1,7 +1,6 @@
 //! Changes of slots that wait for their turn to be written.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,21 +10,20 @@ use crate::error::BrokerError;
 use naq_core::{SlotAnswer, SlotChange};
 use naq_protocol::Slots;
 
-/// The queues of all keys whose slots this process changes now.
+/// The queues of all keys whose slots this process changes now, each with the number of its users.
 #[derive(Debug, Default)]
-pub(crate) struct SlotQueues(Mutex<HashMap<String, Arc<SlotQueue>>>);
+pub(crate) struct SlotQueues(Mutex<HashMap<String, (Arc<SlotQueue>, usize)>>);
 
 impl SlotQueues {
     /// The queue of a key. It exists for as long as it is used.
     pub(crate) fn of<'a>(&'a self, key: &'a str) -> UsedQueue<'a> {
-        let queue = match lock(&self.0).entry(key.to_owned()) {
-            Entry::Occupied(entry) => Arc::clone(entry.get()),
-            Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::default())),
-        };
+        let mut queues = lock(&self.0);
+        let (queue, users) = queues.entry(key.to_owned()).or_default();
+        *users += 1;
         UsedQueue {
             queues: self,
             key,
-            queue,
+            queue: Arc::clone(queue),
         }
     }
 }
@@ -48,9 +46,11 @@ impl Deref for UsedQueue<'_> {
 impl Drop for UsedQueue<'_> {
     fn drop(&mut self) {
         let mut queues = lock(&self.queues.0);
-        // this one, and the one in the map, of which copies are only made under its lock
-        if Arc::strong_count(&self.queue) == 2 {
-            queues.remove(self.key);
+        if let Some((_, users)) = queues.get_mut(self.key) {
+            *users -= 1;
+            if *users == 0 {
+                queues.remove(self.key);
+            }
         }
     }
 }

@@ -2,7 +2,9 @@
 //! together.
 //!
 //! One value for each key names the jobs that have a slot, and is changed by compare-and-set. What
-//! several jobs of a process request and release at the same time is one write. A slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
+//! several jobs of a process request and release at the same time is one write.
+//!
+//! A slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
 //! job next has the slot already. A slot whose job has ended, or whose message is gone, is taken
 //! over. Jobs that find no slot are blocked, each under an index key of its own, and releasing a
 //! slot releases the oldest of them.
