@@ -16,14 +16,10 @@ use naq_core::ExponentialBackoff;
 use naq_jetstream::{Broker, BrokerError, LabelRoute, LabelRouteEvent};
 use naq_protocol::QueueName;
 
-/// Number of label routes that a worker serves in one queue: as many as its stream has room for. Each costs a request
-/// every few seconds.
-const ROUTES_PER_QUEUE_MAX: usize = 5_000;
-
-/// Time between two checks that the routes are registered, for each [`ROUTES_PER_CHECK`].
+/// Time between two checks that routes are registered.
 const REGISTRATION_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Number of routes from which on checks become rarer, since each route costs a request.
+/// Maximum number of routes of a check, since each costs a request. The next check continues behind them.
 const ROUTES_PER_CHECK: usize = 256;
 
 /// Number of routes that are checked at once.
@@ -48,6 +44,8 @@ struct RouteWatcher {
     served: Routes,
     /// Those for which the queue's stream has no room.
     refused: Routes,
+    /// How many of the served routes have been checked in this round.
+    checked: usize,
 }
 
 /// The loop of the worker has ended.
@@ -61,6 +59,7 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
         reports,
         served: HashMap::new(),
         refused: HashMap::new(),
+        checked: 0,
     };
     let mut failures = 0;
     loop {
@@ -100,8 +99,8 @@ impl RouteWatcher {
             event = loop {
                 tokio::select! {
                     event = watch.next() => break event?,
-                    () = tokio::time::sleep(check_interval(self.served.len())) => {
-                        register_again(&broker, &self.served).await?;
+                    () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
+                        register_again(&broker, self.next_to_check()).await?;
                         if let ControlFlow::Break(ended) = self.serve_refused().await? {
                             return Ok(ended);
                         }
@@ -114,21 +113,18 @@ impl RouteWatcher {
     /// Whether this worker serves the queue and has the labels, and does not serve the route yet.
     fn is_for_this_worker(&self, route: &LabelRoute) -> bool {
         let place = (route.queue.clone(), route.key.clone());
-        if !matches_worker(&self.context.options, route) || self.served.contains_key(&place) {
-            return false;
+        matches_worker(&self.context.options, route) && !self.served.contains_key(&place)
+    }
+
+    /// The served routes of the next check.
+    fn next_to_check(&mut self) -> Vec<LabelRoute> {
+        if self.checked >= self.served.len() {
+            self.checked = 0;
         }
-        let of_queue = self
-            .served
-            .keys()
-            .filter(|(queue, _)| *queue == route.queue);
-        let has_room = of_queue.count() < ROUTES_PER_QUEUE_MAX;
-        if !has_room {
-            tracing::warn!(
-                queue = %route.queue,
-                "jobs require over {ROUTES_PER_QUEUE_MAX} different sets of this worker's labels; jobs with further sets wait for another worker"
-            );
-        }
-        has_room
+        let rest = self.served.values().skip(self.checked);
+        let routes: Vec<LabelRoute> = rest.take(ROUTES_PER_CHECK).cloned().collect();
+        self.checked += routes.len();
+        routes
     }
 
     /// Serves a route. If the queue's stream has no room for its consumer, that is logged once, and tried
@@ -182,16 +178,9 @@ impl RouteWatcher {
     }
 }
 
-/// Time until the routes are checked again.
-fn check_interval(routes: usize) -> Duration {
-    let times = 1 + routes / ROUTES_PER_CHECK;
-    REGISTRATION_CHECK_INTERVAL * u32::try_from(times).unwrap_or(u32::MAX)
-}
-
-/// Registers again those of the served routes that someone removed, alone or with their bucket, so
+/// Registers again those of these routes that someone removed, alone or with their bucket, so
 /// that other workers find them.
-async fn register_again(broker: &Broker, served: &Routes) -> Result<(), BrokerError> {
-    let routes: Vec<LabelRoute> = served.values().cloned().collect();
+async fn register_again(broker: &Broker, routes: Vec<LabelRoute>) -> Result<(), BrokerError> {
     let mut checks = stream::iter(routes)
         .map(|route| async move {
             let is_registered = broker.is_label_route_registered(&route).await?;
@@ -218,15 +207,4 @@ async fn register_again(broker: &Broker, served: &Routes) -> Result<(), BrokerEr
 fn matches_worker(options: &WorkerConfig, route: &LabelRoute) -> bool {
     options.queues.contains(&route.queue)
         && naq_core::has_required_labels(&options.labels, &route.labels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_routes_are_checked_more_rarely() {
-        assert_eq!(check_interval(1), REGISTRATION_CHECK_INTERVAL);
-        assert_eq!(check_interval(5_000), 20 * REGISTRATION_CHECK_INTERVAL);
-    }
 }
