@@ -114,29 +114,36 @@ fn a_killed_worker_loses_none_of_the_jobs_that_it_has_claimed_ahead() {
     }
 }
 
-/// Jobs that take long, behind many short ones: while two of them run one after the other on one worker, the other
-/// worker is not idle.
+/// Jobs that take long, behind many short ones, all claimed ahead by one worker: from the moment another worker
+/// runs one of them, no two run one after the other while a worker is idle.
 #[test]
 fn no_job_waits_behind_another_while_a_slot_is_free_elsewhere() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _workers = [spawn(&naq, "first", "300s"), spawn(&naq, "second", "300s")];
-    let mut jobs = publish_short(&naq, 2 * SHORT_JOBS);
-    let slow = |_| naq.publish("build", r#"{"command": "sleep", "args": ["0.4"]}"#);
-    let slow: Vec<_> = (0..6).map(slow).collect();
-    jobs.extend(slow.iter().cloned());
-    let records: Vec<_> = jobs.iter().map(|job| naq.wait_ended(job)).collect();
+    let _first = spawn(&naq, "first", "300s");
+    let short = publish_short(&naq, SHORT_JOBS);
+    let gate = naq.publish("build", until_file(&naq, "end").to_string());
+    let slow: Vec<_> = (0..8)
+        .map(|_| naq.publish("build", r#"{"command": "sleep", "args": ["0.4"]}"#))
+        .collect();
+    naq.wait_running(&gate);
+    let _second = spawn(&naq, "second", "300s");
+    release(&naq, "end");
+    let slow: Vec<_> = slow.iter().map(|job| naq.wait_ended(job)).collect();
+    let first = naq.wait_ended(&short[0]).worker_id;
+    let on_second = slow.iter().filter(|record| record.worker_id != first);
+    let begin = on_second.map(|record| record.started_at).min();
+    let begin = begin.expect("the second worker has got a job");
     let runs_during = |record: &Record, other: &Record| {
         record.worker_id != other.worker_id
             && record.started_at < other.finished_at()
             && other.started_at < record.finished_at()
     };
-    let (_, slow) = records.split_at(2 * SHORT_JOBS);
-    for record in slow {
+    for record in slow.iter().filter(|record| record.started_at >= begin) {
         let has_follower = slow.iter().any(|next| {
             next.worker_id == record.worker_id && next.started_at >= record.finished_at()
         });
-        let is_alone = !records.iter().any(|other| runs_during(other, record));
+        let is_alone = !slow.iter().any(|other| runs_during(other, record));
         assert!(!(has_follower && is_alone), "{record:?}\n{slow:#?}");
     }
 }
