@@ -107,8 +107,8 @@ impl Broker {
     }
 
     async fn append(&self, subject: String, payload: Bytes) -> Result<(), BrokerError> {
-        let sent = self.send(subject, HeaderMap::new(), payload).await?;
-        sent.confirmed().await.map(drop)
+        let stored = self.store(subject, HeaderMap::new(), payload).await;
+        stored.map(drop)
     }
 
     /// Lists the entries before a sequence, latest first. `None` starts with the latest.

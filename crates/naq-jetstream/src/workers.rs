@@ -88,11 +88,7 @@ impl Broker {
         let ttl = format!("{}s", DRAIN_REQUEST_TTL.as_secs());
         headers.insert(async_nats::header::NATS_MESSAGE_TTL, ttl);
         let subject = self.names.drain_request(worker_id);
-        self.send(subject, headers, payload.into())
-            .await?
-            .confirmed()
-            .await
-            .map(|_| ())
+        self.store(subject, headers, payload.into()).await.map(drop)
     }
 
     /// Whether a request is stored that this worker drains.

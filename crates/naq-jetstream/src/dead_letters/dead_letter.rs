@@ -203,11 +203,7 @@ impl Broker {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<(), BrokerError> {
-        self.send(subject, headers, payload)
-            .await?
-            .confirmed()
-            .await
-            .map(|_| ())
+        self.store(subject, headers, payload).await.map(drop)
     }
 
     /// Lists dead letters, newest first, starting with those stored at or before `until`. `None`

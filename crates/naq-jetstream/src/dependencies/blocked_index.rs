@@ -22,6 +22,7 @@ use crate::jobs::message::NewJob;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
+use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp};
 
 /// Maximum number of keys that are written, read or removed concurrently.
@@ -118,14 +119,14 @@ impl Broker {
         } else {
             value
         };
-        let mut made = false;
+        let mut unled = UnledStream::default();
         loop {
             let headers = revision_headers(0, None);
             let pending = self.send(subject.clone(), headers, value.clone()).await?;
             match pending.confirmed().await {
                 Ok(_) | Err(BrokerError::Conflict) => return Ok(()),
-                Err(BrokerError::NotFound(_)) if !made => {
-                    made = true;
+                Err(BrokerError::NotFound(_)) => {
+                    unled.wait().await?;
                     self.ensure_dependents().await?;
                 }
                 Err(error) => return Err(error),
@@ -407,11 +408,9 @@ impl Broker {
         );
         headers.insert(async_nats::header::NATS_ROLLUP, "sub");
         headers.insert(crate::headers::RECHECK, "waiting");
-        self.send(self.names.recheck(queue, job), headers, Bytes::new())
-            .await?
-            .confirmed()
+        self.store(self.names.recheck(queue, job), headers, Bytes::new())
             .await
-            .map(|_| ())
+            .map(drop)
     }
 
     /// Cancels the recheck of a blocked job, if one is scheduled.

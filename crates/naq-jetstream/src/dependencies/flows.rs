@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::stream_api::MessageSelector;
+use crate::stream::unled_stream::UnledStream;
 use naq_protocol::JobId;
 
 /// How long the names of a flow's jobs are kept. The jobs themselves do not need them.
@@ -21,7 +22,7 @@ impl Broker {
     pub async fn write_flow(&self, flow: &JobId, names: &[&str]) -> Result<(), BrokerError> {
         let value =
             serde_json::to_vec(names).map_err(|error| BrokerError::not_json("the value", error))?;
-        let mut made = false;
+        let mut unled = UnledStream::default();
         loop {
             let mut headers = HeaderMap::new();
             headers.insert(
@@ -32,8 +33,8 @@ impl Broker {
                 .send(self.names.flow(flow), headers, value.clone().into())
                 .await?;
             match pending.confirmed().await {
-                Err(BrokerError::NotFound(_)) if !made => {
-                    made = true;
+                Err(BrokerError::NotFound(_)) => {
+                    unled.wait().await?;
                     self.ensure_dependents().await?;
                 }
                 done => return done.map(|_| ()),

@@ -170,8 +170,8 @@ impl Broker {
         delay_until(&mut headers, due, self.names.job(&job.queue, &job.job_id));
         headers.insert(crate::headers::ATTEMPT, attempts.to_string());
         let subject = self.names.delayed(&job.queue, &job.job_id);
-        let pending = self.send(subject, headers, job.payload).await?;
-        self.confirm_job(&job.queue, pending).await
+        self.store_job(&job.queue, subject, headers, job.payload)
+            .await
     }
 
     /// Reads a delayed job of a queue. `None` if the job is not delayed in this queue.
@@ -242,8 +242,9 @@ impl Broker {
         let sequence = delayed.sequence.to_string();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence);
         let subject = self.names.delayed(&delayed.queue, &delayed.job_id);
-        let sent = self.send(subject, headers, delayed.payload.clone()).await?;
-        let stored = self.confirm_job(&delayed.queue, sent).await?;
+        let stored = self
+            .store_job(&delayed.queue, subject, headers, delayed.payload.clone())
+            .await?;
         let stream = self.names.queue_stream(&delayed.queue);
         let stored = self
             .read_message(&stream, MessageSelector::BySequence(stored.sequence))
@@ -306,7 +307,8 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         headers.insert(NATS_SCHEDULER, delayed_subject);
         headers.insert(NATS_SCHEDULE_NEXT, "purge");
-        let sent = self.send(target.to_owned(), headers, payload).await?;
-        self.confirm_job(queue, sent).await.map(drop)
+        self.store_job(queue, target.to_owned(), headers, payload)
+            .await
+            .map(drop)
     }
 }

@@ -1,12 +1,14 @@
 //! Enqueues jobs.
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
 
 use super::message::{EnqueueAck, NewJob, delay_until};
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::stream::publish::PendingWrite;
 use crate::stream::stream_api::MessageSelector;
+use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{QueueName, TRACEPARENT_HEADER};
 
 impl Broker {
@@ -16,13 +18,9 @@ impl Broker {
     /// # Errors
     /// Returns an error if the message cannot be sent.
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
-        let mut headers = HeaderMap::new();
-        if job.has_user_id {
-            // also if a job with this id is queued and the new one is delayed, or the other way
-            // round: the server remembers the ids of a whole stream
-            headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
-        }
-        self.send_with(job, headers).await
+        let headers = first_headers(&job);
+        let (subject, headers) = self.message_of(&job, headers);
+        self.send(subject, headers, job.payload).await
     }
 
     /// Publishes a job again, after its acknowledgement was lost, or if the server remembers its id
@@ -30,16 +28,12 @@ impl Broker {
     /// queue. (If there was one and it has been processed meanwhile, the job's record absorbs the
     /// second message.)
     async fn resend_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        self.send_with(job, headers).await
+        let (subject, headers) = self.message_of(&job, repeated_headers());
+        self.send(subject, headers, job.payload).await
     }
 
-    async fn send_with(
-        &self,
-        job: NewJob,
-        mut headers: HeaderMap,
-    ) -> Result<PendingWrite, BrokerError> {
+    /// The subject of a job's message, and all its headers.
+    fn message_of(&self, job: &NewJob, mut headers: HeaderMap) -> (String, HeaderMap) {
         if let Some(trace) = job.trace {
             headers.insert(TRACEPARENT_HEADER, trace.to_string());
         }
@@ -60,7 +54,7 @@ impl Broker {
             }
             None => self.names.job(&job.queue, &job.job_id),
         };
-        self.send(subject, headers, job.payload).await
+        (subject, headers)
     }
 
     /// Puts another message of a job into its queue, whatever other messages it has.
@@ -68,9 +62,28 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server refuses the request or does not answer.
     pub async fn republish(&self, job: NewJob) -> Result<(), BrokerError> {
-        let queue = job.queue.clone();
-        let pending = self.send_job(job).await?;
-        self.confirm_job(&queue, pending).await.map(|_| ())
+        let (subject, headers) = self.message_of(&job, first_headers(&job));
+        self.store_job(&job.queue, subject, headers, job.payload)
+            .await
+            .map(drop)
+    }
+
+    /// Stores a message of a job in its queue, which existed a moment ago.
+    pub(super) async fn store_job(
+        &self,
+        queue: &QueueName,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<EnqueueAck, BrokerError> {
+        match self.store(subject, headers, payload).await {
+            Ok(stored) => Ok(EnqueueAck {
+                sequence: stored.sequence,
+                duplicate: stored.duplicate,
+            }),
+            Err(BrokerError::NotFound(_)) => Err(BrokerError::QueueNotFound(queue.to_string())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits for the server's acknowledgement of a job that was sent.
@@ -122,8 +135,12 @@ impl Broker {
         job: NewJob,
         error: BrokerError,
     ) -> Result<EnqueueAck, BrokerError> {
+        let mut unled = UnledStream::default();
         match error {
-            BrokerError::QueueNotFound(_) => self.ensure_queue_and_consumer(&job.queue).await?,
+            BrokerError::QueueNotFound(_) => {
+                unled.wait().await?;
+                self.ensure_queue_and_consumer(&job.queue).await?;
+            }
             BrokerError::Conflict => return self.existing_message(&job).await,
             _ => {}
         }
@@ -138,13 +155,13 @@ impl Broker {
             };
             match self.confirm_job(&job.queue, pending).await {
                 Err(BrokerError::Conflict) => return self.existing_message(&job).await,
-                Err(BrokerError::QueueNotFound(_)) if attempts_left > 0 => {
+                Err(BrokerError::QueueNotFound(_)) => {
+                    unled.wait().await?;
                     self.ensure_queue_and_consumer(&job.queue).await?;
                 }
-                Err(BrokerError::Timeout(_)) if attempts_left > 0 => {}
+                Err(BrokerError::Timeout(_)) if attempts_left > 0 => attempts_left -= 1,
                 done => return done,
             }
-            attempts_left -= 1;
         }
     }
 
@@ -154,8 +171,9 @@ impl Broker {
     /// # Errors
     /// Returns the same errors as [`Broker::enqueue`].
     pub async fn enqueue_after_removal(&self, job: NewJob) -> Result<EnqueueAck, BrokerError> {
-        let pending = self.resend_job(job.clone()).await?;
-        match self.confirm_job(&job.queue, pending).await {
+        let (subject, headers) = self.message_of(&job, repeated_headers());
+        let payload = job.payload.clone();
+        match self.store_job(&job.queue, subject, headers, payload).await {
             Err(BrokerError::Conflict) => self.existing_message(&job).await,
             done => done,
         }
@@ -191,4 +209,22 @@ impl Broker {
             duplicate: true,
         })
     }
+}
+
+/// The headers of a job's first message that depend on its id.
+fn first_headers(job: &NewJob) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if job.has_user_id {
+        // also if a job with this id is queued and the new one is delayed, or the other way
+        // round: the server remembers the ids of a whole stream
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
+    }
+    headers
+}
+
+/// The headers of a message that is stored only if no message of the job is.
+fn repeated_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    headers
 }

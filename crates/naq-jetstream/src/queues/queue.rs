@@ -404,14 +404,8 @@ impl Broker {
         let last = stream.cached_info().state.last_sequence;
         self.ensure_removed_queues().await?;
         let next = (last + REMOVAL_GAP).to_string();
-        self.send(
-            self.names.removed_queue(queue),
-            HeaderMap::new(),
-            next.into(),
-        )
-        .await?
-        .confirmed()
-        .await?;
+        let subject = self.names.removed_queue(queue);
+        self.store(subject, HeaderMap::new(), next.into()).await?;
         const DOING: &str = "removing a queue";
         let name = self.names.queue_stream(queue);
         self.until_denied(DOING, &name, self.jetstream.delete_stream(&name))

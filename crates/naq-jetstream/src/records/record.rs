@@ -88,9 +88,7 @@ impl Broker {
         }
         let written = match self.put(subject.clone(), headers(), payload.clone()).await {
             Err(BrokerError::NotFound(_)) => {
-                // no worker has run here yet: the bucket does not exist
-                Box::pin(self.ensure_indexed_results()).await?;
-                Box::pin(self.put(subject, headers(), payload)).await
+                Box::pin(self.put_into_new(subject, headers(), payload)).await
             }
             written => written,
         };
@@ -105,6 +103,18 @@ impl Broker {
             (Some(_), Err(_)) | (None, _) => {}
         }
         written
+    }
+
+    /// Stores a record for which no bucket was found: no worker has run here yet, or the bucket has no leader.
+    async fn put_into_new(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, BrokerError> {
+        self.ensure_indexed_results().await?;
+        let stored = self.store(subject, headers, payload).await?;
+        Ok(stored.sequence)
     }
 
     async fn put(
@@ -157,10 +167,10 @@ impl Broker {
             let revision = message.sequence.to_string();
             let mut headers = revision_headers(message.sequence, ttl);
             headers.insert(crate::headers::COPY_OF, revision.as_str());
-            let pending = self
-                .send(subject.clone(), headers, message.payload())
-                .await?;
-            match pending.confirmed().await {
+            let stored = self
+                .store(subject.clone(), headers, message.payload())
+                .await;
+            match stored {
                 Ok(_) => {
                     if record.state().is_unsuccessful() && longest != ttl {
                         self.write_unsuccessful(&record, ttl).await?;

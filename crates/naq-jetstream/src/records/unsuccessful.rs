@@ -29,6 +29,7 @@ use crate::names::Names;
 use crate::stream::publish::{PendingWrite, revision_headers};
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::stream::stream_reader::{StreamMessage, StreamRead, StreamTip};
+use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{JobId, QueueName, Record, RecordOutline, State, Timestamp};
 
 /// How much longer an entry is kept than its record, whose TTL begins a moment later.
@@ -177,14 +178,14 @@ impl Broker {
         headers: HeaderMap,
         value: Bytes,
     ) -> Result<(), BrokerError> {
-        let mut is_created = false;
+        let mut unled = UnledStream::default();
         loop {
             let pending = self
                 .send(subject.clone(), headers.clone(), value.clone())
                 .await?;
             match pending.confirmed().await {
-                Err(BrokerError::NotFound(_)) if !is_created => {
-                    is_created = true;
+                Err(BrokerError::NotFound(_)) => {
+                    unled.wait().await?;
                     self.ensure_dependents().await?;
                 }
                 stored => return stored.map(drop),

@@ -22,6 +22,7 @@ use crate::pull::delivery::Delivery;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::StreamRead;
+use crate::stream::unled_stream::UnledStream;
 use crate::watch::{Parsed, Watch, WatchEvent};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -82,10 +83,10 @@ impl Broker {
         // the publish would not show that the bucket is missing: if a worker watches, the server
         // has a subscriber for the subject, and nobody replies
         self.ensure_label_routes().await?;
-        let sent = self
-            .send(subject, revision_headers(0, None), payload.into())
-            .await?;
-        match sent.confirmed().await {
+        let stored = self
+            .store(subject, revision_headers(0, None), payload.into())
+            .await;
+        match stored {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
             Err(error) => Err(error),
         }
@@ -178,7 +179,7 @@ impl Broker {
         }
         let time = delivery.enqueue_time.to_string();
         headers.insert(crate::headers::ENQUEUE_TIME, time.as_str());
-        let mut made = false;
+        let mut unled = UnledStream::default();
         loop {
             let sent = self
                 .send(subject.clone(), headers.clone(), delivery.payload.clone())
@@ -192,8 +193,8 @@ impl Broker {
                 Err(BrokerError::TooLarge { .. }) if !headers.is_empty() => {
                     headers = HeaderMap::new();
                 }
-                Err(BrokerError::NotFound(_)) if !made => {
-                    made = true;
+                Err(BrokerError::NotFound(_)) => {
+                    unled.wait().await?;
                     self.ensure_queue(&delivery.queue).await?;
                 }
                 done => return done,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use bytes::Bytes;
@@ -149,6 +150,16 @@ impl Broker {
         expected: u64,
         writer: Option<&str>,
     ) -> Result<PendingWrite, BrokerError> {
+        let (subject, headers, payload) = self.schedule_message(schedule, expected, writer)?;
+        self.send(subject, headers, payload).await
+    }
+
+    fn schedule_message(
+        &self,
+        schedule: &Schedule,
+        expected: u64,
+        writer: Option<&str>,
+    ) -> Result<(String, HeaderMap, Bytes), BrokerError> {
         let payload = serde_json::to_vec(schedule)
             .map_err(|error| BrokerError::not_json("the schedule", error))?;
         let has_ended = schedule.status == naq_protocol::ScheduleStatus::Ended;
@@ -157,7 +168,7 @@ impl Broker {
             headers.insert(crate::headers::WRITER, writer);
         }
         let subject = self.names.schedule(&schedule.schedule_id);
-        self.send(subject, headers, payload.into()).await
+        Ok((subject, headers, payload.into()))
     }
 
     /// Waits for the server's acknowledgement of a schedule that was sent. Returns its revision.
@@ -186,8 +197,10 @@ impl Broker {
         match self.confirm_schedule(sent).await {
             Err(BrokerError::NotFound(_)) => {
                 self.ensure_schedules().await?;
-                let sent = self.send_schedule(schedule, expected, None).await?;
-                self.confirm_schedule(sent).await
+                let (subject, headers, payload) =
+                    self.schedule_message(schedule, expected, None)?;
+                let stored = self.store(subject, headers, payload).await?;
+                Ok(stored.sequence)
             }
             written => written,
         }
@@ -203,10 +216,9 @@ impl Broker {
         expected: u64,
     ) -> Result<(), BrokerError> {
         let subject = self.names.schedule(schedule);
-        let sent = self
-            .send(subject, removal_headers(expected), Bytes::new())
-            .await?;
-        self.confirm_schedule(sent).await.map(|_| ())
+        self.store(subject, removal_headers(expected), Bytes::new())
+            .await
+            .map(drop)
     }
 
     /// Lists all schedules; empty if there never was one.

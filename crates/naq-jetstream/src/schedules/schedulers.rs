@@ -27,7 +27,7 @@ impl Broker {
             // is missing
             Err(BrokerError::NotFound(_) | BrokerError::Timeout(_)) => {
                 self.ensure_schedulers().await?;
-                send().await?.confirmed().await.map(|_| ())
+                send().await?.confirmed().await.map(drop)
             }
             Err(error) => Err(error),
         }

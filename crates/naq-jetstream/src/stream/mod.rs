@@ -7,3 +7,4 @@ pub(crate) mod reverse_scan;
 pub(crate) mod stored_files;
 pub(crate) mod stream_api;
 pub(crate) mod stream_reader;
+pub(crate) mod unled_stream;

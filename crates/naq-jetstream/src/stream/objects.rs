@@ -66,8 +66,7 @@ impl Broker {
         let mut count = 0;
         for chunk in bytes.chunks(chunk_bytes) {
             let chunk = Bytes::copy_from_slice(chunk);
-            let pending = self.send(subject.clone(), HeaderMap::new(), chunk).await?;
-            pending.confirmed().await?;
+            self.store(subject.clone(), HeaderMap::new(), chunk).await?;
             count += 1;
         }
         let description = serde_json::json!({
@@ -82,10 +81,8 @@ impl Broker {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_ROLLUP, "sub");
         let payload = description.to_string().into();
-        let pending = self
-            .send(meta_subject(&bucket, name), headers, payload)
-            .await?;
-        pending.confirmed().await.map(drop)
+        let stored = self.store(meta_subject(&bucket, name), headers, payload);
+        stored.await.map(drop)
     }
 
     /// Reads the description of a stored object. `None` if it does not exist.

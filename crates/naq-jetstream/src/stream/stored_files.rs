@@ -282,8 +282,8 @@ impl Broker {
         match pending.confirmed().await {
             Err(BrokerError::NotFound(_)) => {
                 self.ensure_files().await?;
-                let pending = self.send_chunk(object, chunk, ttl).await?;
-                pending.confirmed().await.map(drop)
+                let stored = self.store(object.chunks.clone(), ttl_headers(ttl), chunk);
+                stored.await.map(drop)
             }
             confirmed => confirmed.map(drop),
         }
@@ -311,8 +311,8 @@ impl Broker {
             let mut headers = ttl_headers(object.ttl);
             headers.insert(async_nats::header::NATS_ROLLUP, "sub");
             let payload = description.to_string().into();
-            let pending = self.send(object.description.clone(), headers, payload);
-            pending.await?.confirmed().await.map(drop)
+            let stored = self.store(object.description.clone(), headers, payload);
+            stored.await.map(drop)
         };
         match publish().await {
             // an empty file has no chunk that would have created the store
