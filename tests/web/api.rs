@@ -248,6 +248,11 @@ fn each_wrong_request_is_refused_with_its_reason() {
     get("/api/jobs?limit=501", 400, "bad-request");
     get("/api/jobs?cursor=x", 400, "bad-request");
     get("/api/jobs?since=yesterday", 400, "bad-request");
+    // as the document says of all that have these parameters
+    for list in ["jobs", "failed", "audit"] {
+        let path = format!("/api/{list}?since=&cursor=");
+        dashboard.get(&path).expect(200);
+    }
     get("/api/jobs/first?wait=61s", 404, "not-found");
     get("/api/jobs/..%2fx", 400, "bad-request");
     get("/api/queues/a.b", 400, "bad-request");

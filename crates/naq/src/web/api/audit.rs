@@ -71,28 +71,20 @@ struct Audit {
 
 /// The filter that parameters describe; an empty value is as if it were absent.
 pub(in crate::web) fn filter(query: &Query) -> Result<AuditFilter, Problem> {
-    let given = |name: &'static str| {
-        let value = query.one(name)?.filter(|text| !text.is_empty());
-        Ok::<_, Problem>(value)
-    };
-    let since: Option<Since> = given("since")?
-        .map(str::parse)
-        .transpose()
-        .map_err(|error: String| Problem::parameter("since", error))?;
-    let action = given("action")?.map(str::parse).transpose();
+    let since: Option<Since> = query.parsed_unless_empty("since", str::parse)?;
+    let who = query.one("who")?.filter(|who| !who.is_empty());
     Ok(AuditFilter {
         since: since.map(|since| since.moment(clock::now())),
-        action: action.map_err(|error: String| Problem::parameter("action", error))?,
-        who: given("who")?.map(str::to_owned),
+        action: query.parsed_unless_empty("action", str::parse)?,
+        who: who.map(str::to_owned),
         job: query.one("job")?.map(JobId::new).transpose()?,
     })
 }
 
 /// The place of a page; an empty value is the first one.
 pub(in crate::web) fn cursor(query: &Query) -> Result<Option<u64>, Problem> {
-    let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
-    let parsed = cursor.map(str::parse).transpose();
-    parsed.map_err(|_| Problem::parameter("cursor", "it is not `next` of an answer"))
+    let parse = |text: &str| text.parse().map_err(|_| "it is not `next` of an answer");
+    query.parsed_unless_empty("cursor", parse)
 }
 
 /// Reads a page.

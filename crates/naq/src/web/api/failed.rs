@@ -245,9 +245,7 @@ pub(in crate::web) async fn read_page(
 }
 
 fn filter(web: &Web, query: &Query) -> Result<DeadLetterFilter, Problem> {
-    let since = query.one("since")?.filter(|text| !text.is_empty());
-    let since = since.map(str::parse::<Since>).transpose();
-    let since = since.map_err(|error| Problem::parameter("since", error))?;
+    let since = query.parsed_unless_empty("since", str::parse::<Since>)?;
     Ok(DeadLetterFilter {
         queue: query.parsed("queue", |name| QueueName::new(name))?,
         reason: query.parsed("reason", str::parse::<Reason>)?,
@@ -263,11 +261,7 @@ async fn list(
     Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
-    let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
-    let before = cursor
-        .map(str::parse)
-        .transpose()
-        .map_err(|error| Problem::parameter("cursor", error))?;
+    let before = query.parsed_unless_empty("cursor", str::parse)?;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     let page = read_page(&web, &filter(&web, &query)?, before, limit).await?;
     let next = page.next.map(|cursor| cursor.to_string());

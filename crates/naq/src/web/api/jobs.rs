@@ -178,13 +178,9 @@ async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
-    let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
-    let before = cursor
-        .map(str::parse)
-        .transpose()
-        .map_err(|error: String| Problem::parameter("cursor", error))?;
+    let before = query.parsed_unless_empty("cursor", str::parse)?;
     let parameters = Filter {
-        since: query.parsed("since", str::parse)?,
+        since: query.parsed_unless_empty("since", str::parse)?,
         ..filter(&query)?
     };
     let language = query.parsed("q", str::parse::<Filter>)?.unwrap_or_default();

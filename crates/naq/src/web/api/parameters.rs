@@ -88,6 +88,20 @@ impl Query {
         }
     }
 
+    /// The value of a name, parsed; an empty one counts as absent, as that of an empty field of a form.
+    ///
+    /// # Errors
+    /// Returns a problem if the value is invalid, or if the name occurs more than once.
+    pub(in crate::web) fn parsed_unless_empty<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Problem> {
+        let value = self.one(name)?.filter(|value| !value.is_empty());
+        let parsed = value.map(parse).transpose();
+        parsed.map_err(|error| Problem::parameter(name, error))
+    }
+
     /// The value of a name, parsed.
     ///
     /// # Errors
