@@ -408,6 +408,13 @@ class NaqFork(Naq):
     worker_options = ("--warm", "python", "--preload", "functions")
 
 
+class NaqReuse(Naq):
+    """Each slot's process runs one call after another, as those of Celery and huey do."""
+
+    name = "naq, warm (reuse)"
+    worker_options = ("--warm", "python:reuse", "--preload", "functions")
+
+
 class NaqStandby(Naq):
     """For modules that start threads: a process for each slot waits, runs one call and is replaced."""
 
@@ -432,6 +439,6 @@ class NaqWindow(Naq):
 
 
 COMMAND_SYSTEMS = [SpawnLimit, Xargs, Naq, TaskSpooler, Huey, BullMq, Celery, RqSimple, Rq]
-FUNCTION_SYSTEMS = [NaqFork, NaqStandby, NaqCold, Huey, Celery, RqSimple, Rq]
-MEMORY_SYSTEMS = [NaqFork, Celery, Huey, Rq]
+FUNCTION_SYSTEMS = [NaqReuse, NaqFork, NaqStandby, NaqCold, Huey, Celery, RqSimple, Rq]
+MEMORY_SYSTEMS = [NaqFork, NaqReuse, Celery, Huey, Rq]
 VISIBILITY_SYSTEMS = [NaqWindow, CeleryWindow]

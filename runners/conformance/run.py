@@ -270,8 +270,8 @@ class Watch:
     def add(self, descriptor, what):
         self.selector.register(descriptor, selectors.EVENT_READ, what)
 
-    def wait(self, what, timeout=None):
-        """Waits until the descriptor of that name has something to read."""
+    def wait(self, what, timeout=None, other=None):
+        """Waits until the descriptor of that name, or of the other, has something to read. Returns their names."""
         until = self.deadline if timeout is None else min(self.deadline, time.monotonic() + timeout)
         while True:
             # also for what an earlier wait has read
@@ -284,13 +284,13 @@ class Watch:
                 raise Failed(f"waited in vain for {what}; stdout {bytes(self.pipes.data['stdout'])[-300:]!r}, "
                              f"stderr {bytes(self.pipes.data['stderr'])[-1500:].decode(errors='replace')}")
             bound = until if self.kill_at is None else min(until, self.kill_at)
-            is_there = False
+            there = set()
             for key, _ in self.selector.select(bound - now):
-                is_there |= key.data == what
+                there |= {key.data} & {what, other}
                 if key.data in self.pipes.reads and not self.pipes.read(key.data):
                     self.selector.unregister(key.fd)
-            if is_there:
-                return
+            if there:
+                return there
 
     def send_signal(self):
         """Sends what the case sends, if its text is on stdout."""
@@ -507,14 +507,7 @@ class Warm:
         ended = None
         while ended is None:
             # a job that exits, or is killed, takes the process with it
-            ready = {key.data for key, _ in watch.selector.select(CASE_TIMEOUT_S)}
-            if not ready:
-                raise Failed(f"neither `ended` nor the end of the process; {pipes.take()}")
-            for name in ready & set(pipes.reads):
-                pipes.read(name)
-            if job.send and job.send["when"].encode() in pipes.data["stdout"]:
-                os.killpg(pid, signal.Signals["SIG" + job.send["signal"]])
-                job.send = {}
+            ready = watch.wait("a frame", other="the end of the process")
             if "a frame" in ready:
                 frames = self.frames.read()
                 ended = next((frame for frame in frames or [] if frame["t"] == "ended"), None)

@@ -230,7 +230,21 @@ function findFile(target, folders) {
   return file;
 }
 
-const importFile = async (target, folders) => import(pathToFileURL(findFile(target, folders)).href);
+/** The files that calls have named, since the last frame that said so: the process is out of date when one changes. */
+const loadedFiles = new Set();
+const reportedFiles = new Set();
+
+function newFiles() {
+  const files = [...loadedFiles].filter((file) => !reportedFiles.has(file));
+  for (const file of files) reportedFiles.add(file);
+  return files.length > 0 ? { files } : {};
+}
+
+async function importFile(target, folders) {
+  const file = findFile(target, folders);
+  loadedFiles.add(file);
+  return import(pathToFileURL(file).href);
+}
 
 async function importPackage(target, folders) {
   let missing;
@@ -424,16 +438,17 @@ async function warm() {
     left += Math.max(0, activeResources() - baseline);
     const n = job.n;
     fail = job = undefined;
-    const ended = { t: "ended", n, ok: status === 0, status: status << 8, active: left, rss: process.memoryUsage.rss() };
+    const ended = { t: "ended", n, ok: status === 0, status: status << 8, active: left, rss: process.memoryUsage.rss(), ...newFiles() };
     worker.send(ended, () => isStopping && process.exit(0));
   }
 
-  const files = [];
+  // what a preload prints is no job's, and the pipes of a process that is reused are its jobs'
+  const restoreOutput = mode === "reuse" ? hideOutput() : () => {};
   try {
     for (const name of JSON.parse(process.env.NAQ_PRELOAD || "[]")) {
-      if (isFile(name)) files.push(findFile(name, folders));
       await (isFile(name) ? importFile(name, folders) : importPackage(name, folders));
     }
+    restoreOutput();
   } catch (error) {
     process.stderr.write(`${util.inspect(error)}\n`);
     const trace = shortened(util.inspect(error), TRACE_MAX);
@@ -451,8 +466,22 @@ async function warm() {
     modes: ["reuse", "standby"],
     threads: countThreads(),
     rss: process.memoryUsage.rss(),
-    files,
+    files: [],
+    ...newFiles(),
   });
+}
+
+/** Lets what the streams get go nowhere. Returns what ends that. */
+function hideOutput() {
+  const streams = [process.stdout, process.stderr];
+  const nothing = (_data, encoding, done) => {
+    const callback = typeof encoding === "function" ? encoding : done;
+    if (callback) process.nextTick(callback);
+    return true;
+  };
+  for (const stream of streams) stream.write = nothing;
+  // the property hides the method of the stream's class
+  return () => streams.forEach((stream) => delete stream.write);
 }
 
 function countThreads() {

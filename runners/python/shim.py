@@ -245,9 +245,11 @@ def write_control(data):
 
 def open_control():
     global _control
-    import fcntl
+    # once in a process that runs one job after another
+    if _control == 3:
+        import fcntl
 
-    _control = fcntl.fcntl(3, fcntl.F_DUPFD_CLOEXEC, 5)
+        _control = fcntl.fcntl(3, fcntl.F_DUPFD_CLOEXEC, 5)
 
 
 def write_result(value):
@@ -757,6 +759,8 @@ def warm():
     mode = os.environ.get("NAQ_WARM_MODE", "fork")
     set_import_path(module_path)
     sys.meta_path.append(_FallbackFinder)
+    # what a preload prints is no job's
+    pipes = hide_pipes() if mode == "reuse" else []
     try:
         for name in json.loads(os.environ.get("NAQ_PRELOAD") or "[]"):
             if name.endswith(".py") or "/" in name:
@@ -778,6 +782,7 @@ def warm():
         # a Python without ctypes
         pass
     flush()
+    show_pipes(pipes)
     load_what_children_need()
     threads, cuda = count_threads(), has_cuda()
     is_forkable = threads == 1 and not cuda and sys.platform != "darwin"
@@ -791,7 +796,7 @@ def warm():
         protocol=1,
         pid=os.getpid(),
         version=".".join(map(str, sys.version_info[:3])),
-        modes=["fork", "standby"] if is_forkable else ["standby"],
+        modes=["fork", "standby", "reuse"] if is_forkable else ["standby", "reuse"],
         threads=threads,
         cuda=cuda,
         rss=rss(),
@@ -799,9 +804,27 @@ def warm():
     )
     if mode == "fork":
         Zygote(worker).run()
+    elif mode == "reuse":
+        Reused(worker, module_path).run()
     else:
         standby(worker)
     os._exit(0)
+
+
+def hide_pipes():
+    """Lets what this process prints go nowhere, until `show_pipes`. Returns what that needs."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    for descriptor, _ in kept:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    return kept
+
+
+def show_pipes(kept):
+    for descriptor, copy in kept:
+        os.dup2(copy, descriptor)
+        os.close(copy)
 
 
 def load_what_children_need():
@@ -989,6 +1012,137 @@ def standby(worker):
                 return
             elif kind not in ("pong", "go", "stop"):
                 worker.send(t="huh")
+
+
+class Reused:
+    """Runs one job after another in this process, whose descriptors 0 to 3 are the worker's pipes all the time.
+
+    What the modules keep, a job sees of earlier ones. What a process has is made new for each: environment,
+    directory, mask of new files, arguments, `sys.path`, streams, signals.
+    """
+
+    def __init__(self, worker, module_path):
+        import threading
+
+        self.worker = worker
+        booted_in = os.getcwd()
+        self.module_path = [os.path.join(booted_in, folder) for folder in module_path]
+        self.folders = self.module_path + [booted_in]
+        self.path = list(sys.path)
+        self.threads = set(threading.enumerate())
+        self.modules = len(sys.modules)
+        self.files = set(loaded_files(self.folders))
+        self.pipes = self.open_files()
+        make_streams()
+        self.streams = (sys.stdin, sys.stdout, sys.stderr)
+        open_control()
+
+    def run(self):
+        job, is_stopping = None, False
+        while not (is_stopping and job is None):
+            frames = self.worker.receive()
+            if frames is None:
+                return
+            for frame in frames:
+                kind = frame.get("t")
+                if kind == "job" and job is None:
+                    job = frame
+                    self.worker.send(t="started", n=job["n"], pid=os.getpid())
+                elif kind == "go" and job is not None and frame.get("n") == job["n"]:
+                    self.worker.send(**self.run_job(job))
+                    job = None
+                elif kind == "ping":
+                    self.worker.send(t="pong", rss=rss())
+                elif kind == "stop":
+                    is_stopping = True
+                elif kind not in ("pong", "go"):
+                    self.worker.send(t="huh")
+
+    def run_job(self, job):
+        """Runs a job. Returns the frame that says how it has ended."""
+        before = self.times()
+        status = 1
+        try:
+            self.enter(job)
+            status = run_call(job)
+        except SystemExit as error:
+            status = exit_code_of(error)
+        except BaseException as error:
+            print_trace(format_trace(error))
+        if status == -signal.SIGTERM or self.left_threads():
+            # as a process of its own ends: what the job has left running ends first
+            finish(status)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        flush()
+        if _flush_c is not None:
+            _flush_c(None)
+        user, system = (after - earlier for after, earlier in zip(self.times(), before))
+        ended = {"t": "ended", "n": job["n"], "ok": status == 0, "status": status << 8, "rss": rss()}
+        ended.update(utime=user, stime=system, active=int(self.open_files() != self.pipes))
+        if len(sys.modules) != self.modules:
+            self.modules = len(sys.modules)
+            loaded = set(loaded_files(self.folders))
+            ended["files"] = sorted(loaded - self.files)
+            self.files |= loaded
+        return ended
+
+    def enter(self, job):
+        """Makes this process the job's."""
+        import importlib
+        import time
+
+        self.reap()
+        reset_signals()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        set_environment(job.get("env") or {})
+        os.umask(job.get("umask", 0o022))
+        if any(stream.closed for stream in self.streams):
+            make_streams()
+            self.streams = (sys.stdin, sys.stdout, sys.stderr)
+        sys.stdin, sys.stdout, sys.stderr = self.streams
+        sys.__stdin__, sys.__stdout__, sys.__stderr__ = self.streams
+        os.chdir(job["cwd"])
+        time.tzset()
+        # files that are newer than this process
+        importlib.invalidate_caches()
+        sys.path[:] = self.path
+        if "file" in job:
+            raise Fatal("a process that is reused calls functions; a script has a process of its own")
+        job["module_path"] = self.module_path
+        sys.argv = [job["call"]]
+
+    @staticmethod
+    def reap():
+        """Forgets the processes of earlier jobs, which the worker has ended."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+    def left_threads(self):
+        """The threads that a job has started and left running."""
+        import threading
+
+        return set(threading.enumerate()) - self.threads
+
+    @staticmethod
+    def open_files():
+        """Which files descriptors 0 to 3 are: a job may have closed or replaced them."""
+        found = []
+        for descriptor in range(4):
+            try:
+                status = os.fstat(descriptor)
+                found.append((status.st_dev, status.st_ino))
+            except OSError:
+                found.append(None)
+        return found
+
+    @staticmethod
+    def times():
+        """User and system time of this process and of its children, in seconds."""
+        times = os.times()
+        return times.user + times.children_user, times.system + times.children_system
 
 
 def reset_signals():

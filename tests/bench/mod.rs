@@ -225,6 +225,7 @@ fn functions_are_measured_cold_and_warm() {
         "python, cold",
         "python, warm by fork",
         "python, warm by standby",
+        "python, warm by reuse",
     ];
     assert_functions(&naq, "python", &python);
     if naq.cli(["runner", "check", "node"]).run().code == Some(0) {

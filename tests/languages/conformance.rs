@@ -232,6 +232,11 @@ fn warm_python_conforms() {
 }
 
 #[test]
+fn reused_python_conforms() {
+    check("python", "py", "reuse", &["--warm=python:reuse"]);
+}
+
+#[test]
 fn node_conforms() {
     check("node", "mjs", "cold", &[]);
 }

@@ -312,6 +312,107 @@ fn a_changed_file_replaces_warm_processes() {
 }
 
 #[test]
+fn a_file_that_a_reused_process_has_loaded_replaces_it_when_it_changes() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file("tasks.py", TASKS);
+    naq.file("other.py", "def value():\n    return 'old'\n");
+    naq.file(
+        "lazy.py",
+        "def value():\n    import other\n    return other.value()\n",
+    );
+    // nothing is preloaded: the first call loads both files
+    let _worker = naq
+        .worker(&["default"])
+        .concurrency(1)
+        .arg("--warm=python:reuse")
+        .spawn();
+    let value = || {
+        let job = naq.enqueue(&["--runner", "python", "--call", "lazy:value"]);
+        naq.wait_ended(&job)
+    };
+    eventually("a warm process is ready", || why_cold(&value()).is_none());
+    assert_eq!(result(&value()), "old");
+    naq.file("other.py", "def value():\n    return 'the new one'\n");
+    eventually("the new code runs", || result(&value()) == "the new one");
+}
+
+#[test]
+fn a_reused_process_of_python_runs_one_call_after_another() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let source = "import os, sys, subprocess, time\nnumber = 0\n\
+        def count():\n    global number\n    number += 1\n    print('out')\n    return [number, os.getpid()]\n\
+        def fail():\n    raise TypeError('no')\n\
+        def leave():\n    return subprocess.Popen(['sleep', '1000']).pid\n\
+        def close():\n    os.close(1)\n\
+        def wait():\n    print('ready', flush=True)\n    time.sleep(1000)\n";
+    naq.file("tasks.py", source);
+    let _worker = naq
+        .worker(&["default"])
+        .concurrency(1)
+        .arg("--kill-grace=300ms")
+        .arg("--warm=python:reuse")
+        .spawn();
+    let call = |function: &str| {
+        let function = format!("tasks:{function}");
+        naq.wait_ended(&naq.enqueue(&["--runner", "python", "--call", &function]))
+    };
+    let counted = || {
+        let record = call("count");
+        assert_eq!(text(record.stdout.as_ref()), "out\n", "{record:#?}");
+        result(&record)
+    };
+    let mut last = serde_json::Value::Null;
+    eventually("two calls in one process", || {
+        let before = std::mem::replace(&mut last, counted());
+        before[1] == last[1]
+    });
+    assert_eq!(last[0], 2, "it ran in the same process");
+    let record = call("fail");
+    assert_eq!(
+        record.error.as_deref(),
+        Some("TypeError: no"),
+        "{record:#?}"
+    );
+    // what a job leaves running is killed, and the process runs the next one
+    let left = result(&call("leave")).as_i64().unwrap();
+    assert!(left > 0);
+    assert_eq!(counted()[0], 3);
+    // a process without its standard output is replaced
+    assert_eq!(call("close").state(), State::Succeeded);
+    assert_eq!(counted()[0], 1);
+    // a job that is stopped ends its process
+    let job = naq.enqueue(&["--runner", "python", "--call", "tasks:wait"]);
+    naq.wait_running(&job);
+    naq.cli(["cancel", job.as_str()]).run().succeeds();
+    assert_eq!(naq.wait_ended(&job).state(), State::Cancelled);
+    assert_eq!(counted()[0], 1);
+}
+
+#[test]
+fn a_mode_that_a_runner_lacks_is_refused() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (warm, why) in [
+        (
+            "perl:reuse",
+            "the runner `perl` has no mode `reuse`; it has fork, standby",
+        ),
+        ("python:pool", "the mode is one of fork, standby, reuse"),
+        ("python:fork=0", "write a number from 1 on"),
+    ] {
+        let worker = naq.cli(["worker", "--warm", warm]).run();
+        worker.exits(2).expect_stderr(&[why]);
+    }
+    let twice = naq.cli(["worker", "--warm=python=2", "--warm=python:reuse"]);
+    twice
+        .run()
+        .exits(2)
+        .expect_stderr(&["python is given twice"]);
+}
+
+#[test]
 fn what_a_warm_process_cannot_do_is_done_cold_and_said() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -254,6 +254,7 @@ async fn run(process: &mut WarmProcess, job: &Arc<Job>) -> io::Result<ExitReport
     let rss = ended["rss"].as_u64().unwrap_or(0);
     if process.mode == WarmMode::Reuse {
         process.is_dirty |= ended["active"].as_u64().unwrap_or(0) > 0;
+        process.add_files(&ended);
         process.rss_last = rss;
         process.rss_first.get_or_insert(rss);
     }

@@ -22,6 +22,9 @@ const SOCKET_VARIABLE: (&str, &str) = ("NAQ_WARM_FD", "4");
 /// The version of the protocol between worker and process.
 const PROTOCOL: u64 = 1;
 
+/// Number of files of which changes are looked for.
+const FILES_MAX: usize = 2_000;
+
 /// Number of bytes of a failed start that an error shows.
 const MESSAGE_BYTES_MAX: usize = 2_000;
 
@@ -37,6 +40,14 @@ pub enum WarmMode {
 }
 
 impl WarmMode {
+    /// All of them.
+    pub const ALL: [WarmMode; 3] = [WarmMode::Fork, WarmMode::Standby, WarmMode::Reuse];
+
+    /// The mode of this name in the protocol.
+    pub fn by_name(name: &str) -> Option<WarmMode> {
+        WarmMode::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -144,6 +155,19 @@ impl WarmProcess {
         files.any(|(path, changed)| modified(path) != *changed)
     }
 
+    /// Adds the files that a frame of the process lists as loaded.
+    pub(super) fn add_files(&mut self, frame: &Value) {
+        let room = FILES_MAX.saturating_sub(self.files.len());
+        let files = frame["files"].as_array().into_iter().flatten();
+        let files = files.filter_map(|file| Some(PathBuf::from(file.as_str()?)));
+        self.files.extend(
+            files
+                .take(room)
+                .map(|file| (modified(&file), file))
+                .map(|(at, file)| (file, at)),
+        );
+    }
+
     /// Whether the process has ended.
     pub fn has_ended(&self) -> bool {
         self.outer.is_over()
@@ -218,9 +242,7 @@ impl Runner {
             }
         };
         check_hello(&hello, boot.mode)?;
-        let files = hello["files"].as_array().into_iter().flatten();
-        let files = files.filter_map(|file| Some(PathBuf::from(file.as_str()?)));
-        Ok(WarmProcess {
+        let mut process = WarmProcess {
             pool: Arc::clone(&self.inner.pool),
             outer,
             socket,
@@ -232,11 +254,10 @@ impl Runner {
             rss_last: hello["rss"].as_u64().unwrap_or(0),
             is_dirty: false,
             version: hello["version"].as_str().unwrap_or_default().to_owned(),
-            files: files
-                .map(|file| (modified(&file), file))
-                .map(|(at, file)| (file, at))
-                .collect(),
-        })
+            files: Vec::new(),
+        };
+        process.add_files(&hello);
+        Ok(process)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The options that make a worker, shared by `worker`, `dev` and `run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::languages::WarmPlan;
 use crate::worker::{self, Grants, QueueOrder, SecretStore};
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{QueueName, ResourceLimits};
-use naq_runner::{FileAccess, Runner};
+use naq_runner::{FileAccess, Runner, WarmMode};
 
 /// How a worker runs its jobs.
 #[derive(Debug, Default, Args)]
@@ -47,8 +47,9 @@ pub(super) struct WorkerOptions {
     allow_env: Vec<String>,
     #[arg(long, value_name = "RIGHT[:QUEUE]", value_delimiter = ',', help = setting_flags::help_of("grant"))]
     grant: Vec<String>,
-    /// Keep processes of a runner ready for its functions, such as python=4 [default: one for each slot]
-    #[arg(long, value_name = "RUNNER[=COUNT]")]
+    /// Keep processes of a runner ready for its functions, such as python=4 [default: one for each slot]; the mode
+    /// is fork, standby or reuse [default: the runner's best]
+    #[arg(long, value_name = "RUNNER[:MODE][=COUNT]")]
     warm: Vec<String>,
     /// Module that warm processes load before their first job, those of one runner or all
     #[arg(long, value_name = "[RUNNER=]MODULE", requires = "warm")]
@@ -62,6 +63,17 @@ pub(super) struct WorkerOptions {
     /// Number of spawner processes [default: processors + 2]
     #[arg(long, value_name = "COUNT", hide = true)]
     spawners: Option<usize>,
+}
+
+/// The mode that a `--warm` names.
+fn warm_mode(text: &str, name: &str) -> Result<WarmMode, Failure> {
+    WarmMode::by_name(name).ok_or_else(|| {
+        let names: Vec<&str> = WarmMode::ALL.iter().map(|mode| mode.name()).collect();
+        Failure::usage(format!(
+            "--warm {text}: the mode is one of {}",
+            names.join(", ")
+        ))
+    })
 }
 
 fn parse_order(text: &str) -> Result<QueueOrder, String> {
@@ -158,6 +170,10 @@ impl WorkerOptions {
             let count = count.ok_or_else(|| {
                 Failure::usage(format!("--warm {text}: write a number from 1 on"))
             })?;
+            let (runner, mode) = match runner.split_once(':') {
+                Some((runner, name)) => (runner, Some(warm_mode(text, name)?)),
+                None => (runner, None),
+            };
             let names_runner = |module: &String| {
                 let named = module.split_once('=');
                 named.is_some_and(|(name, _)| options.languages.get(name).is_some())
@@ -170,11 +186,28 @@ impl WorkerOptions {
                     false => Some(module.as_str()),
                 });
             let preload: Vec<String> = preload.map(str::to_owned).collect();
-            WarmPlan::new(&options.languages, runner, &preload, &self.warm_module_path)
-                .map(|plan| (plan, count))
+            let plan = WarmPlan::new(
+                &options.languages,
+                runner,
+                mode,
+                &preload,
+                &self.warm_module_path,
+            );
+            plan.map(|plan| (plan, count))
                 .map_err(|error| Failure::usage(format!("--warm: {error}")))
         };
-        self.warm.iter().map(plan).collect()
+        let plans: Vec<(WarmPlan, usize)> = self.warm.iter().map(plan).collect::<Result<_, _>>()?;
+        let mut runners = BTreeSet::new();
+        match plans
+            .iter()
+            .find(|(plan, _)| !runners.insert(plan.runner()))
+        {
+            Some((twice, _)) => Err(Failure::usage(format!(
+                "--warm: {} is given twice; its processes have one mode and one number",
+                twice.runner()
+            ))),
+            None => Ok(plans),
+        }
     }
 
     /// What the worker grants its jobs. `None` if nothing says so.

@@ -156,12 +156,6 @@ impl Prepare {
     }
 }
 
-/// A mode by its name in the manifest.
-fn mode(name: &str) -> Option<WarmMode> {
-    let modes = [WarmMode::Fork, WarmMode::Standby, WarmMode::Reuse];
-    modes.into_iter().find(|mode| mode.name() == name)
-}
-
 /// How to keep processes ready for functions.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,7 +180,8 @@ pub(super) struct Warm {
 impl Warm {
     /// What the shim can do, best first.
     pub(super) fn modes(&self) -> Vec<WarmMode> {
-        self.modes.iter().filter_map(|name| mode(name)).collect()
+        let names = self.modes.iter();
+        names.filter_map(|name| WarmMode::by_name(name)).collect()
     }
 
     /// How long a process may take to start.
@@ -272,7 +267,8 @@ impl Manifest {
             if warm.modes.is_empty() {
                 return Err("[warm] modes: give at least one".to_owned());
             }
-            if let Some(name) = warm.modes.iter().find(|name| mode(name).is_none()) {
+            let is_unknown = |name: &&String| WarmMode::by_name(name).is_none();
+            if let Some(name) = warm.modes.iter().find(is_unknown) {
                 return Err(format!(
                     "[warm] modes: `{name}` is none of fork, standby, reuse"
                 ));

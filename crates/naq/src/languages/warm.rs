@@ -26,7 +26,7 @@ pub struct WarmPlan {
     preload: Vec<String>,
     program: SourceProgram,
     env: Vec<(String, String)>,
-    /// The modes of the runner, best first.
+    /// The modes to try, best first.
     pub modes: Vec<WarmMode>,
     /// When a process is replaced.
     pub recycle: RecycleLimits,
@@ -34,13 +34,15 @@ pub struct WarmPlan {
 }
 
 impl WarmPlan {
-    /// The plan for a runner: what its processes load before their first job, and where they look for it.
+    /// The plan for a runner: what its processes load before their first job, and where they look for it. Without
+    /// a mode, they run jobs in the best one of the runner that is safe.
     ///
     /// # Errors
-    /// Returns why the runner has no warm processes.
+    /// Returns why the runner has no warm processes, or none of this mode.
     pub fn new(
         languages: &Languages,
         runner: &str,
+        mode: Option<WarmMode>,
         preload: &[String],
         module_path: &[String],
     ) -> Result<WarmPlan, String> {
@@ -67,7 +69,8 @@ impl WarmPlan {
                 args: arguments(&warm.argv, &values),
             },
             env: variables(&warm.env, &values),
-            modes: warm.modes(),
+            modes: modes_to_try(&warm.modes(), mode)
+                .map_err(|why| format!("the runner `{runner}` {why}"))?,
             recycle: RecycleLimits {
                 jobs: warm.recycle.jobs,
                 growth_bytes: warm.recycle.growth.map(|size| size.0),
@@ -105,5 +108,42 @@ impl WarmPlan {
             mode,
             timeout: self.boot_timeout,
         }
+    }
+}
+
+/// The modes in which processes of a runner are started, one after the other until one works. In the mode reuse a job
+/// may see what earlier ones have left in modules, so it follows no other mode: it is the runner's first, or wanted.
+fn modes_to_try(known: &[WarmMode], wanted: Option<WarmMode>) -> Result<Vec<WarmMode>, String> {
+    match wanted {
+        Some(mode) if known.contains(&mode) => Ok(vec![mode]),
+        Some(mode) => {
+            let names: Vec<&str> = known.iter().map(|mode| mode.name()).collect();
+            let (wanted, known) = (mode.name(), names.join(", "));
+            Err(format!("has no mode `{wanted}`; it has {known}"))
+        }
+        None => {
+            let is_first = |mode: &WarmMode| known.first() == Some(mode);
+            let modes = known.iter().copied();
+            Ok(modes
+                .filter(|mode| *mode != WarmMode::Reuse || is_first(mode))
+                .collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_reused_only_by_choice_or_if_that_is_best() {
+        use WarmMode::{Fork, Reuse, Standby};
+        let python = [Fork, Standby, Reuse];
+        let node = [Reuse, Standby];
+        assert_eq!(modes_to_try(&python, None), Ok(vec![Fork, Standby]));
+        assert_eq!(modes_to_try(&python, Some(Reuse)), Ok(vec![Reuse]));
+        assert_eq!(modes_to_try(&node, None), Ok(vec![Reuse, Standby]));
+        let refused = modes_to_try(&node, Some(Fork)).unwrap_err();
+        assert_eq!(refused, "has no mode `fork`; it has reuse, standby");
     }
 }

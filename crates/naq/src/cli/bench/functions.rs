@@ -15,7 +15,6 @@ use super::{Args, figure, median, quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
 use crate::cli::session::Session;
-use crate::languages::Languages;
 use crate::local_server::SyncInterval;
 use naq_protocol::{Argument, Envelope, Record, State};
 use naq_runner::Termination;
@@ -64,10 +63,11 @@ struct Way {
     mode: Option<&'static str>,
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 7] = [
     way("python, cold", "python", None),
     way("python, warm by fork", "python", Some("fork")),
     way("python, warm by standby", "python", Some("standby")),
+    way("python, warm by reuse", "python", Some("reuse")),
     way("node, cold", "node", None),
     way("node, warm by reuse", "node", Some("reuse")),
     way("node, warm by standby", "node", Some("standby")),
@@ -134,43 +134,14 @@ async fn measure(bench: &Bench, functions: &FunctionsArgs) -> Result<(), Failure
     show_memory(bench, slots, &ways)
 }
 
-/// Writes the modules, and for each mode a folder of runners that offers no other. Returns the folder.
+/// Writes the modules. Returns their folder.
 fn write_files(bench: &Bench) -> Result<String, Failure> {
     let mut folder = String::new();
     for (name, source) in MODULES {
         let path = bench.file(name, source.as_bytes())?;
         folder = path.trim_end_matches(name).trim_end_matches('/').to_owned();
     }
-    let languages =
-        Languages::load(None, |_| None).map_err(|error| Failure::general(error.to_string()))?;
-    for way in WAYS {
-        let (Some(mode), Some(language)) = (way.mode, languages.get(way.runner)) else {
-            continue;
-        };
-        let lines =
-            language
-                .manifest_text()
-                .lines()
-                .map(|line| match line.starts_with("modes = ") {
-                    true => format!("modes = [\"{mode}\"]\n"),
-                    false => format!("{line}\n"),
-                });
-        let into = format!("{}/{}", runners_dir(mode), way.runner);
-        bench.file(
-            &format!("{into}/runner.toml"),
-            lines.collect::<String>().as_bytes(),
-        )?;
-        let shim = language.shim_text().unwrap_or_default();
-        let ending = language.extensions().iter();
-        let ending = ending.map(String::as_str).find(|ending| *ending != "js");
-        let shim_name = format!("{into}/shim.{}", ending.unwrap_or_default());
-        bench.file(&shim_name, shim.as_bytes())?;
-    }
     Ok(folder)
-}
-
-fn runners_dir(mode: &str) -> String {
-    format!("runners-{mode}")
 }
 
 async fn measure_way(
@@ -182,8 +153,7 @@ async fn measure_way(
 ) -> Result<(), Failure> {
     let mut options = vec![format!("--workdir={folder}")];
     if let Some(mode) = way.mode {
-        options.push(format!("--warm={}={slots}", way.runner));
-        options.push(format!("--runners-dir={folder}/{}", runners_dir(mode)));
+        options.push(format!("--warm={}:{mode}={slots}", way.runner));
     }
     if way.mode.is_some() && way.runner == "python" {
         options.push("--preload=bench_tasks".to_owned());
