@@ -1069,7 +1069,11 @@ class Reused:
             status = exit_code_of(error)
         except BaseException as error:
             print_trace(format_trace(error))
-        if status == -signal.SIGTERM or self.left_threads():
+        left = self.left_threads()
+        if left:
+            names = ", ".join(sorted(thread.name for thread in left))
+            self.worker.send(t="leaving", n=job["n"], why=f"the job has left threads running: {shortened(valid(names), 200)}")
+        if left or status == -signal.SIGTERM:
             # as a process of its own ends: what the job has left running ends first
             finish(status)
         signal.setitimer(signal.ITIMER_REAL, 0)

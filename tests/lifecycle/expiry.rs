@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use naq_protocol::{Reason, State, Timestamp};
+use naq_protocol::{JobId, Reason, Record, State, Timestamp};
 
-use crate::harness::naq::{Naq, id};
+use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
 
 /// Longer than a test waits for anything: a job that ends does not wait for a redelivery.
@@ -56,12 +56,9 @@ fn expired_job_that_others_depend_on_ends_at_its_first_delivery() {
     naq.wait_drained("build");
 }
 
-/// Another client has ended the job while it ran, and the outcome of the attempt meets that.
-#[test]
-fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
-    let server = TestServer::start();
-    let naq = Naq::new(&server);
-    let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+/// A job whose command waits for the file `go`, and that another client ends while it runs. Returns the job, and what
+/// its record said before.
+fn ended_by_another_client(naq: &Naq) -> (JobId, Record) {
     let script = "while [ ! -e go ]; do sleep 0.02; done";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     let record = naq.wait_running(&job);
@@ -78,9 +75,39 @@ fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let subject = format!("$KV.naq_results.{job}");
         let sent = jetstream.publish(subject, ended.to_string().into()).await;
-        sent.unwrap().await.unwrap();
+        sent.expect("it is sent").await.expect("it is stored");
     });
+    (job, record)
+}
+
+#[test]
+fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let (job, _) = ended_by_another_client(&naq);
     std::fs::write(naq.home().join("go"), "").unwrap();
     naq.wait_drained("build");
     assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
+}
+
+/// The worker compares a running job with its record when it renews the lease, and when it is asked to.
+#[test]
+fn running_job_whose_record_has_ended_is_stopped_and_gives_the_message_back_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let (job, record) = ended_by_another_client(&naq);
+    let subject = format!("naq.control.worker.{}", record.lease().unwrap().worker_id);
+    let request = serde_json::json!({"cancel": job}).to_string();
+    // the command never ends by itself
+    eventually("the message is acknowledged", || {
+        let asking = naq.nats().publish(subject.clone(), request.clone().into());
+        naq.block_on(asking).unwrap();
+        naq.block_on(naq.client().broker().queue_messages(&record.queue))
+            .unwrap()
+            == 0
+    });
+    assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
+    assert!(worker.stop().success());
 }

@@ -32,6 +32,9 @@ const PONG_MAX: Duration = Duration::from_secs(2);
 /// How long the spawner may take to remove what a job has left.
 const SWEEP_MAX: Duration = Duration::from_secs(10);
 
+/// Length of the reason for which a process ends with its job, in the log.
+const REASON_CHARS_MAX: usize = 300;
+
 /// What to call, for a warm process.
 #[derive(Clone, Debug)]
 pub struct WarmCall {
@@ -293,6 +296,7 @@ async fn ended_frame(process: &mut WarmProcess) -> io::Result<Value> {
     let mut pong_due: Option<Instant> = None;
     let mut next_ping = Instant::now() + PING_INTERVAL;
     let pings = process.mode == WarmMode::Fork;
+    let mut is_leaving = false;
     loop {
         let wake = pong_due.unwrap_or(next_ping);
         tokio::select! {
@@ -301,6 +305,13 @@ async fn ended_frame(process: &mut WarmProcess) -> io::Result<Value> {
                 let frame = frame?.ok_or_else(|| io::Error::other("it has ended"))?;
                 match frame["t"].as_str() {
                     Some("ended") if frame["n"].as_u64() == Some(number) => return Ok(frame),
+                    // once: what the job's own code sends must not fill the log
+                    Some("leaving") if !is_leaving => {
+                        is_leaving = true;
+                        let why = frame["why"].as_str().unwrap_or_default();
+                        let why: String = why.chars().take(REASON_CHARS_MAX).collect();
+                        tracing::warn!(why, "a warm process ends with its job, and another one is started");
+                    }
                     Some("pong") => {
                         pong_due = None;
                         if process.mode == WarmMode::Fork {

@@ -112,7 +112,7 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
     let job = record.job_id.clone();
     let Some(ended) = attempt.run(record, revision).await else {
         metrics.on_attempt_ended(queue, &job, AttemptOutcome::Lost, None);
-        return Done::LeaseLost;
+        return Box::pin(attempt.leave()).await;
     };
     attempt.delivery.lease.mark_ended();
     let ahead = &attempt.delivery.context.claim_ahead;

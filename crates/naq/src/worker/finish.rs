@@ -126,6 +126,23 @@ impl Attempt<'_> {
         self.finish_for_good(end).await
     }
 
+    /// Gives up the message of an attempt that was stopped because the job is not this worker's any more: returns it
+    /// to its queue at once, unless another worker runs the job or the server redelivers it anyway.
+    pub(super) async fn leave(&self) -> Done {
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        if delivery.lease.has_expired() {
+            return Done::LeaseLost;
+        }
+        match delivery.lease.job_id() {
+            // once: if there is no answer, the server redelivers the message some time
+            Some(job_id) => {
+                self.return_unless_running(broker.read_record(&job_id).await)
+                    .await
+            }
+            None => Done::LeaseLost,
+        }
+    }
+
     /// Returns the message to its queue because the record has changed since it was read: the redelivery is
     /// decided by the new record, at once. If another worker runs the job, the message is left to its
     /// lease.
@@ -134,7 +151,16 @@ impl Attempt<'_> {
         let Some(job_id) = delivery.lease.job_id() else {
             return Done::LeaseLost;
         };
-        match delivery.persist(|| broker.read_record(&job_id)).await {
+        let read = delivery.persist(|| broker.read_record(&job_id)).await;
+        self.return_unless_running(read).await
+    }
+
+    /// Returns the message to its queue unless what was read says that the job runs.
+    async fn return_unless_running(
+        &self,
+        read: Result<(Option<Record>, u64), BrokerError>,
+    ) -> Done {
+        match read {
             Ok((Some(record), _))
                 if matches!(record.state(), State::Running | State::Unknown(_)) =>
             {
@@ -143,7 +169,7 @@ impl Attempt<'_> {
             Ok(_) => {}
             Err(_) => return Done::LeaseLost,
         }
-        match delivery.lease.nak(broker).await {
+        match self.delivery.lease.nak(self.delivery.broker()).await {
             Ok(()) => Done::Requeued,
             Err(_) => Done::LeaseLost,
         }

@@ -301,6 +301,11 @@ impl MessageLease {
         self.lock().is_lost()
     }
 
+    /// Whether its time has passed, so that the server redelivers the message.
+    pub(super) fn has_expired(&self) -> bool {
+        BootInstant::now() >= self.lock().deadline()
+    }
+
     fn is_named_by(&self, query: &LeaseQuery) -> bool {
         self.claimed == (query.sequence, query.delivery)
             && self.lock().job_id.as_ref() == Some(&query.job_id)
