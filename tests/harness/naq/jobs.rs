@@ -1,5 +1,8 @@
 //! Jobs: publishing and enqueueing them, waiting for them, and what the streams keep of them.
 
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
 use naq_jetstream::{DeadLetter, RecordEvent};
 use naq_protocol::{CapturedOutput, JobId, QueueName, Record, State};
 
@@ -23,11 +26,20 @@ impl Naq {
     /// Publishes an envelope to a subject of a queue, and returns the job's id as [`Naq::publish`]
     /// does.
     pub(crate) fn publish_to(&self, queue: &str, subject: &str, payload: Vec<u8>) -> JobId {
-        let subject = subject.to_owned();
+        let (subject, payload) = (subject.to_owned(), bytes::Bytes::from(payload));
         let sequence = self.block_on(async {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
-            let pending = jetstream.publish(subject, payload.into()).await.unwrap();
-            pending.await.unwrap().sequence
+            loop {
+                let sending = jetstream.publish(subject.clone(), payload.clone());
+                match sending.await.unwrap().await {
+                    Ok(stored) => return stored.sequence,
+                    // the server does not know yet which one of its cluster leads the new stream
+                    Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{subject}: {error}"),
+                }
+            }
         });
         JobId::for_sequence(&QueueName::new(queue).unwrap(), sequence)
     }
