@@ -448,14 +448,15 @@ async function warm() {
     for (const name of JSON.parse(process.env.NAQ_PRELOAD || "[]")) {
       await (isFile(name) ? importFile(name, folders) : importPackage(name, folders));
     }
-    restoreOutput();
   } catch (error) {
+    restoreOutput();
     process.stderr.write(`${util.inspect(error)}\n`);
     const trace = shortened(util.inspect(error), TRACE_MAX);
     const message = shortened(String(error?.message ?? error), MESSAGE_MAX);
     worker.send({ t: "broken", error: { type: String(error?.name ?? typeof error), message, trace } }, () => process.exit(1));
     return;
   }
+  restoreOutput();
   // so that they are in the baseline
   void process.stdout, process.stderr;
   worker.send({

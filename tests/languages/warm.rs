@@ -430,7 +430,10 @@ fn a_mode_that_a_runner_lacks_is_refused() {
             "perl:reuse",
             "the runner `perl` has no mode `reuse`; it has fork, standby",
         ),
-        ("python:pool", "the mode is one of fork, standby, reuse"),
+        (
+            "python:pool",
+            "the mode `pool` is none of fork, standby, reuse",
+        ),
         ("python:fork=0", "write a number from 1 on"),
     ] {
         let worker = naq.cli(["worker", "--warm", warm]).run();
@@ -440,7 +443,7 @@ fn a_mode_that_a_runner_lacks_is_refused() {
     twice
         .run()
         .exits(2)
-        .expect_stderr(&["python is given twice"]);
+        .expect_stderr(&["`python` is given twice"]);
 }
 
 #[test]

@@ -97,18 +97,10 @@ impl Broker {
             .map_err(|error| BrokerError::unreadable("an entry of the audit", error))?;
         let payload = Bytes::from(payload);
         let subject = self.names.audit(writer, entry.action.as_static());
-        match self.append(subject.clone(), payload.clone()).await {
-            Err(BrokerError::NotFound(_)) => {
-                self.ensure_audit().await?;
-                self.append(subject, payload).await
-            }
-            done => done,
-        }
-    }
-
-    async fn append(&self, subject: String, payload: Bytes) -> Result<(), BrokerError> {
-        let stored = self.store(subject, HeaderMap::new(), payload).await;
-        stored.map(drop)
+        let ensure = || self.ensure_audit();
+        self.store_creating(subject, HeaderMap::new(), payload, ensure)
+            .await
+            .map(drop)
     }
 
     /// Lists the entries before a sequence, latest first. `None` starts with the latest.

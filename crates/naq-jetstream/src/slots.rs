@@ -21,7 +21,6 @@ use crate::names::Names;
 use crate::slot_queues::{QueuedChange, SlotQueue};
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use crate::stream::unled_stream::UnledStream;
 use naq_core::{SlotAnswer, SlotChange, change_slots};
 use naq_protocol::{JobId, Record, SlotHolder, Slots};
 
@@ -324,21 +323,11 @@ impl Broker {
     ) -> Result<u64, BrokerError> {
         let value =
             serde_json::to_vec(slots).map_err(|error| BrokerError::not_json("the value", error))?;
-        let mut unled = UnledStream::default();
-        loop {
-            let ttl = slots.holders.is_empty().then_some(IDLE_TTL);
-            let headers = revision_headers(revision, ttl);
-            let pending = self
-                .send(self.names.slots(key), headers, value.clone().into())
-                .await?;
-            match pending.confirmed().await {
-                Err(BrokerError::NotFound(_)) => {
-                    unled.wait().await?;
-                    self.ensure_slots().await?;
-                }
-                done => return done.map(|ack| ack.sequence),
-            }
-        }
+        let ttl = slots.holders.is_empty().then_some(IDLE_TTL);
+        let headers = revision_headers(revision, ttl);
+        let ensure = || self.ensure_slots();
+        let stored = self.store_creating(self.names.slots(key), headers, value.into(), ensure);
+        stored.await.map(|stored| stored.sequence)
     }
 }
 

@@ -169,12 +169,6 @@ impl Broker {
         let mut sent = self
             .publish_dead_letter(subject.clone(), headers.clone(), payload.clone())
             .await;
-        if let Err(BrokerError::NotFound(_)) = sent {
-            self.ensure_dead_letters().await?;
-            sent = self
-                .publish_dead_letter(subject.clone(), headers.clone(), payload.clone())
-                .await;
-        }
         if let Err(BrokerError::TooLarge { .. }) = sent {
             let object = format!("failed/{queue}/{job}");
             self.put_object(&object, &payload).await?;
@@ -203,7 +197,10 @@ impl Broker {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<(), BrokerError> {
-        self.store(subject, headers, payload).await.map(drop)
+        let ensure = || self.ensure_dead_letters();
+        self.store_creating(subject, headers, payload, ensure)
+            .await
+            .map(drop)
     }
 
     /// Lists dead letters, newest first, starting with those stored at or before `until`. `None`

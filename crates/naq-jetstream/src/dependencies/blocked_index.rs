@@ -22,7 +22,6 @@ use crate::jobs::message::NewJob;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp};
 
 /// Maximum number of keys that are written, read or removed concurrently.
@@ -119,18 +118,11 @@ impl Broker {
         } else {
             value
         };
-        let mut unled = UnledStream::default();
-        loop {
-            let headers = revision_headers(0, None);
-            let pending = self.send(subject.clone(), headers, value.clone()).await?;
-            match pending.confirmed().await {
-                Ok(_) | Err(BrokerError::Conflict) => return Ok(()),
-                Err(BrokerError::NotFound(_)) => {
-                    unled.wait().await?;
-                    self.ensure_dependents().await?;
-                }
-                Err(error) => return Err(error),
-            }
+        let ensure = || self.ensure_dependents();
+        let created = self.store_creating(subject, revision_headers(0, None), value, ensure);
+        match created.await {
+            Ok(_) | Err(BrokerError::Conflict) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

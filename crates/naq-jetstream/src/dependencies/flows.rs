@@ -8,7 +8,6 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::stream_api::MessageSelector;
-use crate::stream::unled_stream::UnledStream;
 use naq_protocol::JobId;
 
 /// How long the names of a flow's jobs are kept. The jobs themselves do not need them.
@@ -22,24 +21,13 @@ impl Broker {
     pub async fn write_flow(&self, flow: &JobId, names: &[&str]) -> Result<(), BrokerError> {
         let value =
             serde_json::to_vec(names).map_err(|error| BrokerError::not_json("the value", error))?;
-        let mut unled = UnledStream::default();
-        loop {
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                async_nats::header::NATS_MESSAGE_TTL,
-                format!("{}s", FLOW_TTL.as_secs()),
-            );
-            let pending = self
-                .send(self.names.flow(flow), headers, value.clone().into())
-                .await?;
-            match pending.confirmed().await {
-                Err(BrokerError::NotFound(_)) => {
-                    unled.wait().await?;
-                    self.ensure_dependents().await?;
-                }
-                done => return done.map(|_| ()),
-            }
-        }
+        let mut headers = HeaderMap::new();
+        let ttl = format!("{}s", FLOW_TTL.as_secs());
+        headers.insert(async_nats::header::NATS_MESSAGE_TTL, ttl);
+        let ensure = || self.ensure_dependents();
+        self.store_creating(self.names.flow(flow), headers, value.into(), ensure)
+            .await
+            .map(drop)
     }
 
     /// Reads the names of a flow's jobs. `None` if there is no such flow.

@@ -7,8 +7,8 @@ use super::message::{EnqueueAck, NewJob, delay_until};
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::stream::publish::PendingWrite;
+use crate::stream::store::LeaderWait;
 use crate::stream::stream_api::MessageSelector;
-use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{QueueName, TRACEPARENT_HEADER};
 
 impl Broker {
@@ -135,10 +135,11 @@ impl Broker {
         job: NewJob,
         error: BrokerError,
     ) -> Result<EnqueueAck, BrokerError> {
-        let mut unled = UnledStream::default();
+        let mut leader = LeaderWait::default();
+        let subject = self.names.job(&job.queue, &job.job_id);
         match error {
             BrokerError::QueueNotFound(_) => {
-                unled.wait().await?;
+                leader.wait(&subject).await?;
                 self.ensure_queue_and_consumer(&job.queue).await?;
             }
             BrokerError::Conflict => return self.existing_message(&job).await,
@@ -156,7 +157,7 @@ impl Broker {
             match self.confirm_job(&job.queue, pending).await {
                 Err(BrokerError::Conflict) => return self.existing_message(&job).await,
                 Err(BrokerError::QueueNotFound(_)) => {
-                    unled.wait().await?;
+                    leader.wait(&subject).await?;
                     self.ensure_queue_and_consumer(&job.queue).await?;
                 }
                 Err(BrokerError::Timeout(_)) if attempts_left > 0 => attempts_left -= 1,

@@ -112,9 +112,9 @@ impl Broker {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<u64, BrokerError> {
-        self.ensure_indexed_results().await?;
-        let stored = self.store(subject, headers, payload).await?;
-        Ok(stored.sequence)
+        let ensure = || Box::pin(self.ensure_indexed_results());
+        let stored = self.store_creating(subject, headers, payload, ensure);
+        stored.await.map(|stored| stored.sequence)
     }
 
     async fn put(

@@ -29,7 +29,6 @@ use crate::names::Names;
 use crate::stream::publish::{PendingWrite, revision_headers};
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::stream::stream_reader::{StreamMessage, StreamRead, StreamTip};
-use crate::stream::unled_stream::UnledStream;
 use naq_protocol::{JobId, QueueName, Record, RecordOutline, State, Timestamp};
 
 /// How much longer an entry is kept than its record, whose TTL begins a moment later.
@@ -178,19 +177,10 @@ impl Broker {
         headers: HeaderMap,
         value: Bytes,
     ) -> Result<(), BrokerError> {
-        let mut unled = UnledStream::default();
-        loop {
-            let pending = self
-                .send(subject.clone(), headers.clone(), value.clone())
-                .await?;
-            match pending.confirmed().await {
-                Err(BrokerError::NotFound(_)) => {
-                    unled.wait().await?;
-                    self.ensure_dependents().await?;
-                }
-                stored => return stored.map(drop),
-            }
-        }
+        let ensure = || self.ensure_dependents();
+        self.store_creating(subject, headers, value, ensure)
+            .await
+            .map(drop)
     }
 
     fn unsuccessful_key(&self, record: &Record) -> String {

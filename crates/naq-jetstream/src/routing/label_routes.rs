@@ -20,9 +20,9 @@ use crate::layout::topology::CONSUMERS_MAX_REACHED;
 use crate::names::Names;
 use crate::pull::delivery::Delivery;
 use crate::stream::publish::revision_headers;
+use crate::stream::store::LeaderWait;
 use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::StreamRead;
-use crate::stream::unled_stream::UnledStream;
 use crate::watch::{Parsed, Watch, WatchEvent};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -179,7 +179,7 @@ impl Broker {
         }
         let time = delivery.enqueue_time.to_string();
         headers.insert(crate::headers::ENQUEUE_TIME, time.as_str());
-        let mut unled = UnledStream::default();
+        let mut leader = LeaderWait::default();
         loop {
             let sent = self
                 .send(subject.clone(), headers.clone(), delivery.payload.clone())
@@ -194,7 +194,7 @@ impl Broker {
                     headers = HeaderMap::new();
                 }
                 Err(BrokerError::NotFound(_)) => {
-                    unled.wait().await?;
+                    leader.wait(&subject).await?;
                     self.ensure_queue(&delivery.queue).await?;
                 }
                 done => return done,

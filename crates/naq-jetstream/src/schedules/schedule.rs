@@ -193,17 +193,10 @@ impl Broker {
         schedule: &Schedule,
         expected: u64,
     ) -> Result<u64, BrokerError> {
-        let sent = self.send_schedule(schedule, expected, None).await?;
-        match self.confirm_schedule(sent).await {
-            Err(BrokerError::NotFound(_)) => {
-                self.ensure_schedules().await?;
-                let (subject, headers, payload) =
-                    self.schedule_message(schedule, expected, None)?;
-                let stored = self.store(subject, headers, payload).await?;
-                Ok(stored.sequence)
-            }
-            written => written,
-        }
+        let (subject, headers, payload) = self.schedule_message(schedule, expected, None)?;
+        let ensure = || self.ensure_schedules();
+        let stored = self.store_creating(subject, headers, payload, ensure);
+        stored.await.map(|stored| stored.sequence)
     }
 
     /// Removes a schedule if its revision is still `expected`.

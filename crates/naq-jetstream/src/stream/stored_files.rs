@@ -281,8 +281,8 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         match pending.confirmed().await {
             Err(BrokerError::NotFound(_)) => {
-                self.ensure_files().await?;
-                let stored = self.store(object.chunks.clone(), ttl_headers(ttl), chunk);
+                let (headers, ensure) = (ttl_headers(ttl), || self.ensure_files());
+                let stored = self.store_creating(object.chunks.clone(), headers, chunk, ensure);
                 stored.await.map(drop)
             }
             confirmed => confirmed.map(drop),
@@ -307,21 +307,13 @@ impl Broker {
         if let Some(expires_at) = object.expires_at {
             description["metadata"] = serde_json::json!({"expires_at": expires_at});
         }
-        let publish = async || {
-            let mut headers = ttl_headers(object.ttl);
-            headers.insert(async_nats::header::NATS_ROLLUP, "sub");
-            let payload = description.to_string().into();
-            let stored = self.store(object.description.clone(), headers, payload);
-            stored.await.map(drop)
-        };
-        match publish().await {
-            // an empty file has no chunk that would have created the store
-            Err(BrokerError::NotFound(_)) => {
-                self.ensure_files().await?;
-                publish().await
-            }
-            published => published,
-        }
+        let mut headers = ttl_headers(object.ttl);
+        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+        let (subject, payload) = (object.description.clone(), description.to_string());
+        // an empty file has no chunk that would have created the store
+        let ensure = || self.ensure_files();
+        let stored = self.store_creating(subject, headers, payload.into(), ensure);
+        stored.await.map(drop)
     }
 }
 

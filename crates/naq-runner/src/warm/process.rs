@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,14 +41,6 @@ pub enum WarmMode {
 }
 
 impl WarmMode {
-    /// All of them.
-    pub const ALL: [WarmMode; 3] = [WarmMode::Fork, WarmMode::Standby, WarmMode::Reuse];
-
-    /// The mode of this name in the protocol.
-    pub fn by_name(name: &str) -> Option<WarmMode> {
-        WarmMode::ALL.into_iter().find(|mode| mode.name() == name)
-    }
-
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,6 +48,17 @@ impl WarmMode {
             WarmMode::Standby => "standby",
             WarmMode::Reuse => "reuse",
         }
+    }
+}
+
+impl FromStr for WarmMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<WarmMode, String> {
+        let all = [WarmMode::Fork, WarmMode::Standby, WarmMode::Reuse];
+        all.into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| format!("`{name}` is none of fork, standby, reuse"))
     }
 }
 
@@ -160,12 +164,10 @@ impl WarmProcess {
         let room = FILES_MAX.saturating_sub(self.files.len());
         let files = frame["files"].as_array().into_iter().flatten();
         let files = files.filter_map(|file| Some(PathBuf::from(file.as_str()?)));
-        self.files.extend(
-            files
-                .take(room)
-                .map(|file| (modified(&file), file))
-                .map(|(at, file)| (file, at)),
-        );
+        self.files.extend(files.take(room).map(|file| {
+            let changed = modified(&file);
+            (file, changed)
+        }));
     }
 
     /// Whether the process has ended.

@@ -47,8 +47,8 @@ pub(super) struct WorkerOptions {
     allow_env: Vec<String>,
     #[arg(long, value_name = "RIGHT[:QUEUE]", value_delimiter = ',', help = setting_flags::help_of("grant"))]
     grant: Vec<String>,
-    /// Keep processes of a runner ready for its functions, such as python=4 [default: one for each slot]; the mode
-    /// is fork, standby or reuse [default: the runner's best]
+    /// Keep processes of a runner ready for its functions, such as python=4 or python:reuse=4; modes are fork,
+    /// standby and reuse [default: one process for each slot, in the runner's first mode]
     #[arg(long, value_name = "RUNNER[:MODE][=COUNT]")]
     warm: Vec<String>,
     /// Module that warm processes load before their first job, those of one runner or all
@@ -63,17 +63,6 @@ pub(super) struct WorkerOptions {
     /// Number of spawner processes [default: processors + 2]
     #[arg(long, value_name = "COUNT", hide = true)]
     spawners: Option<usize>,
-}
-
-/// The mode that a `--warm` names.
-fn warm_mode(text: &str, name: &str) -> Result<WarmMode, Failure> {
-    WarmMode::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = WarmMode::ALL.iter().map(|mode| mode.name()).collect();
-        Failure::usage(format!(
-            "--warm {text}: the mode is one of {}",
-            names.join(", ")
-        ))
-    })
 }
 
 fn parse_order(text: &str) -> Result<QueueOrder, String> {
@@ -171,9 +160,12 @@ impl WorkerOptions {
                 Failure::usage(format!("--warm {text}: write a number from 1 on"))
             })?;
             let (runner, mode) = match runner.split_once(':') {
-                Some((runner, name)) => (runner, Some(warm_mode(text, name)?)),
+                Some((runner, name)) => (runner, Some(name.parse::<WarmMode>())),
                 None => (runner, None),
             };
+            let mode = mode
+                .transpose()
+                .map_err(|error| Failure::usage(format!("--warm {text}: the mode {error}")))?;
             let names_runner = |module: &String| {
                 let named = module.split_once('=');
                 named.is_some_and(|(name, _)| options.languages.get(name).is_some())
@@ -203,7 +195,7 @@ impl WorkerOptions {
             .find(|(plan, _)| !runners.insert(plan.runner()))
         {
             Some((twice, _)) => Err(Failure::usage(format!(
-                "--warm: {} is given twice; its processes have one mode and one number",
+                "--warm: the runner `{}` is given twice; give it once, with its mode and number",
                 twice.runner()
             ))),
             None => Ok(plans),

@@ -180,8 +180,7 @@ pub(super) struct Warm {
 impl Warm {
     /// What the shim can do, best first.
     pub(super) fn modes(&self) -> Vec<WarmMode> {
-        let names = self.modes.iter();
-        names.filter_map(|name| WarmMode::by_name(name)).collect()
+        self.modes.iter().flat_map(|name| name.parse()).collect()
     }
 
     /// How long a process may take to start.
@@ -267,11 +266,9 @@ impl Manifest {
             if warm.modes.is_empty() {
                 return Err("[warm] modes: give at least one".to_owned());
             }
-            let is_unknown = |name: &&String| WarmMode::by_name(name).is_none();
-            if let Some(name) = warm.modes.iter().find(is_unknown) {
-                return Err(format!(
-                    "[warm] modes: `{name}` is none of fork, standby, reuse"
-                ));
+            for name in &warm.modes {
+                name.parse::<WarmMode>()
+                    .map_err(|error| format!("[warm] modes: {error}"))?;
             }
             if self.function.is_none() && warm.shim.is_none() {
                 return Err("[warm] needs a shim, or [function]".to_owned());

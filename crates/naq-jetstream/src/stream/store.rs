@@ -1,4 +1,4 @@
-//! Writes that no server answers because a stream has no leader at that moment.
+//! Stores messages in streams that may not exist yet, or have no leader at that moment.
 //!
 //! Only the leader of a stream subscribes to its subjects, so the servers of a cluster report "no responders" both
 //! for a stream that does not exist and for one whose leader is being elected: after a server has died, which takes
@@ -15,7 +15,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 
 /// Time limit for a stream that exists to get a leader. The servers elect one within 9 s
-/// (`maxElectionTimeout` in `server/raft.go` of nats-server), and may have to be repeated.
+/// (`maxElectionTimeout` in `server/raft.go` of nats-server), unless they have to repeat the election.
 const LEADER_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Time after which the log says what a write waits for.
@@ -24,10 +24,10 @@ const SILENT_MAX: Duration = Duration::from_secs(1);
 /// The first pause between two tries, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
 
-/// Repeats a write for which no stream was found, until its stream has a leader. No message tells a client that a
-/// leader has been elected.
+/// The pauses between the tries of a write for which no stream was found. No message tells a client that a leader has
+/// been elected.
 #[derive(Debug, Default)]
-pub(crate) struct UnledStream {
+pub(crate) struct LeaderWait {
     tries: Option<Tries>,
 }
 
@@ -38,13 +38,13 @@ struct Tries {
     is_reported: bool,
 }
 
-impl UnledStream {
+impl LeaderWait {
     /// Waits before the stream is looked for, or created, and the write is repeated. The first time, it does not
     /// wait: the stream may just be missing.
     ///
     /// # Errors
     /// Returns [`BrokerError::Timeout`] once the stream has been without a leader for too long.
-    pub(crate) async fn wait(&mut self) -> Result<(), BrokerError> {
+    pub(crate) async fn wait(&mut self, subject: &str) -> Result<(), BrokerError> {
         let Some(tries) = &mut self.tries else {
             self.tries = Some(Tries {
                 since: Instant::now(),
@@ -61,7 +61,10 @@ impl UnledStream {
         }
         if waited >= SILENT_MAX && !tries.is_reported {
             tries.is_reported = true;
-            tracing::warn!("waiting for the servers to elect the leader of a stream");
+            tracing::warn!(
+                subject,
+                "waiting until the NATS servers have elected the leader of the stream for this subject"
+            );
         }
         tokio::time::sleep(tries.pause).await;
         tries.pause = (2 * tries.pause).min(PAUSES[1]);
@@ -81,14 +84,43 @@ impl Broker {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<PublishAck, BrokerError> {
-        let mut unled = UnledStream::default();
+        let mut leader = LeaderWait::default();
         loop {
             let sent = self
                 .send(subject.clone(), headers.clone(), payload.clone())
                 .await?;
             match sent.confirmed().await {
                 Err(BrokerError::NotFound(_)) if self.has_stream_for(&subject).await? => {
-                    unled.wait().await?;
+                    leader.wait(&subject).await?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Stores a message. If its stream is missing, creates it with `ensure`, which changes nothing if it exists.
+    ///
+    /// # Errors
+    /// Returns an error if the stream cannot be created, or if the server refuses the message or does not answer.
+    pub(crate) async fn store_creating<F>(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        ensure: impl Fn() -> F,
+    ) -> Result<PublishAck, BrokerError>
+    where
+        F: Future<Output = Result<(), BrokerError>>,
+    {
+        let mut leader = LeaderWait::default();
+        loop {
+            let sent = self
+                .send(subject.clone(), headers.clone(), payload.clone())
+                .await?;
+            match sent.confirmed().await {
+                Err(BrokerError::NotFound(_)) => {
+                    leader.wait(&subject).await?;
+                    ensure().await?;
                 }
                 done => return done,
             }
