@@ -1,5 +1,5 @@
-//! The certificate of a managed server: naq's clients log in only inside TLS with it, also when a program of
-//! the same user takes the port.
+//! The certificate of a managed server: naq's clients log in only inside TLS with it, or to the process of the server,
+//! also when a program of the same user takes the port.
 
 use super::*;
 use crate::harness::impostor::{Impostor, greeting_of};
@@ -225,6 +225,42 @@ fn a_nats_server_with_another_certificate_or_without_tls_gets_no_login() {
     gap.end();
 }
 
+/// Changes which process the folder of a server names.
+fn rename_process(folder: &Path, pid: i32, start_ticks: Option<u64>) {
+    let path = folder.join("server.json");
+    let mut state: local_server::ServerState =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    (state.pid, state.start_ticks) = (pid, start_ticks);
+    fs::write(path, serde_json::to_vec(&state).unwrap()).unwrap();
+}
+
+#[test]
+fn a_connection_needs_no_tls_if_the_kernel_shows_that_it_leads_to_the_servers_process() {
+    let other = TestServer::start();
+    let naq = Naq::new(&other);
+    let folder = naq.home().join("data/server");
+    let mut wanted = options(&folder);
+    wanted.extra_config = "debug: true".to_owned();
+    let server = ensure_blocking(&wanted).unwrap();
+    let handshakes_of_a_verb = || {
+        let log = || fs::read_to_string(folder.join("nats-server.log")).unwrap();
+        let count = || log().matches("TLS handshake complete").count();
+        let before = count();
+        unconfigured(&naq, &["queues"]).run().succeeds();
+        count() - before
+    };
+    assert_eq!(handshakes_of_a_verb(), 0);
+    let (pid, started) = (server.pid(), server.state().start_ticks);
+    let later = started.map(|ticks| ticks + 1);
+    let own = i32::try_from(std::process::id()).unwrap();
+    for (pid, start_ticks) in [(pid, later), (own, started), (pid, None)] {
+        rename_process(&folder, pid, start_ticks);
+        assert_eq!(handshakes_of_a_verb(), 1, "{pid} {start_ticks:?}");
+    }
+    rename_process(&folder, pid, started);
+    assert_eq!(handshakes_of_a_verb(), 0);
+}
+
 #[test]
 fn a_missing_or_replaced_certificate_is_named_with_what_to_do() {
     let other = TestServer::start();
@@ -246,6 +282,7 @@ fn a_missing_or_replaced_certificate_is_named_with_what_to_do() {
     let folder_of_another = TempDir::new().unwrap();
     drop(ensure_blocking(&options(folder_of_another.path())).unwrap());
     fs::copy(folder_of_another.path().join("server.pem"), &certificate).unwrap();
+    rename_process(&folder, server.pid(), None);
     let failed = unconfigured(&naq, &["queues"]).run().exits(3);
     failed.expect_stderr(&["does not prove by the certificate", name, "naq server stop"]);
     let status = local_server::status(&folder).unwrap().unwrap();

@@ -1,6 +1,6 @@
 //! Connecting as the `naq` command does: settings first, then a running local server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::server_state::ServerState;
 use super::{Client, ClientError, ConnectOptions, server_state};
@@ -46,12 +46,12 @@ impl Client {
             }
             ConnectOptions::from(settings)
         } else {
-            let state = server_state::running(&managed_server_dir(settings))
-                .ok_or(ClientError::NoServer)?;
+            let data_dir = managed_server_dir(settings);
+            let state = server_state::running(&data_dir).ok_or(ClientError::NoServer)?;
             if state.nkey_file.as_os_str().is_empty() {
                 return Err(ClientError::EarlierServer);
             }
-            settings.managed_server_options(&state)
+            settings.managed_server_options(&data_dir, &state)
         };
         Ok(Client::connect(options).await?.with_settings(settings))
     }
@@ -72,12 +72,12 @@ pub fn managed_server_dir(settings: &Settings) -> PathBuf {
 }
 
 impl Settings {
-    /// Returns how to connect to this managed local server: with the key of its clients, without any
-    /// other credentials, and with one replica, since it is a single server. The server has to present the
-    /// certificate of its data folder. One that an earlier version of naq has started has none; it has to
-    /// belong to this user.
+    /// Returns how to connect to the managed local server of this data folder: with the key of its clients, without any
+    /// other credentials, and with one replica, since it is a single server. The server has to be the process of which
+    /// the data folder says so, or to present the certificate of that folder. One that an earlier version of naq has
+    /// started has none; it has to belong to this user.
     #[must_use]
-    pub fn managed_server_options(&self, server: &ServerState) -> ConnectOptions {
+    pub fn managed_server_options(&self, data_dir: &Path, server: &ServerState) -> ConnectOptions {
         ConnectOptions {
             url: server.url.clone(),
             nkey: Some(server.nkey_file.clone()),
@@ -88,6 +88,7 @@ impl Settings {
             tls_identity: None,
             replicas: Some(1),
             is_own_server: true,
+            own_process: Some(server_state::find_process(data_dir)),
             ..ConnectOptions::from(self)
         }
     }
@@ -121,6 +122,7 @@ impl From<&Settings> for ConnectOptions {
             jetstream_domain: settings.jetstream_domain.clone(),
             server_users: settings.server_users.clone(),
             is_own_server: false,
+            own_process: None,
             connect_timeout: settings.connect_timeout,
             allow_insecure: settings.allow_insecure,
         }

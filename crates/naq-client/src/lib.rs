@@ -145,17 +145,17 @@ pub use naq_core::{
 pub use naq_jetstream::{
     AccountNames, AuditWriter, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation,
     ConnectFailure, ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial,
-    DeniedAction, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream,
-    OutlinedChange, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordBucketState, RecordChange, RecordChangeDelivery, RecordRevisions, Remedy,
+    DeniedAction, FindServerProcess, InvalidRole, JobCursor, Login, Names, NeededRole, NewJob,
+    NoJetStream, OutlinedChange, OutlinedRecord, OutputStream, PurgeSummary, QueueInfo,
+    QueueSettings, RecordBucketState, RecordChange, RecordChangeDelivery, RecordRevisions, Remedy,
     ResultsPurgeSummary, RevisionBatch, RevisionBound, RevisionsLeft, Role, RoleUser,
-    SINGLE_JOB_QUEUE, SettingDifference, StorageUsage, StoreFileError, StoredFile, UserKey,
-    UsersConfig, needed_role,
+    SINGLE_JOB_QUEUE, ServerProcess, SettingDifference, StorageUsage, StoreFileError, StoredFile,
+    UserKey, UsersConfig, needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{
     DENIALS_LOG_TARGET, FileContent, RequestKind, RequestObserver, SMALL_FILE_BYTES_MAX, accounts,
-    read_file, read_text_file, socket_users, text_of_file,
+    process_start_ticks, read_file, read_text_file, socket_users, text_of_file,
 };
 pub use naq_protocol::{
     Argument, Artifact, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, Blocker,

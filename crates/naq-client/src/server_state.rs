@@ -8,7 +8,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use naq_jetstream::SMALL_FILE_BYTES_MAX;
+use naq_jetstream::{FindServerProcess, SMALL_FILE_BYTES_MAX, ServerProcess};
 use serde::{Deserialize, Serialize};
 
 /// Name of the state file in the server's data folder.
@@ -27,6 +27,10 @@ pub struct ServerState {
     pub port: u16,
     /// The process id of nats-server.
     pub pid: i32,
+    /// When that process started, in clock ticks since the boot of the machine (proc(5), `/proc/PID/stat`). `None` if
+    /// the kernel does not show it, or an earlier version of naq has started the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ticks: Option<u64>,
     /// The process id of the supervisor.
     pub supervisor_pid: i32,
     /// The file (mode 0600) with the seed of the NKey that clients log in with. Empty if an earlier
@@ -46,6 +50,24 @@ pub struct ServerState {
     pub server_name: String,
     /// When this nats-server process was started.
     pub started_at: DateTime<Utc>,
+}
+
+impl ServerState {
+    /// The process that runs the server. `None` if the state does not say when it started.
+    #[must_use]
+    pub fn process(&self) -> Option<ServerProcess> {
+        Some(ServerProcess {
+            pid: self.pid,
+            start_ticks: self.start_ticks?,
+        })
+    }
+}
+
+/// Finds the process of the server that runs in this data folder, each time that it is asked.
+#[must_use]
+pub(crate) fn find_process(data_dir: &Path) -> FindServerProcess {
+    let data_dir = data_dir.to_owned();
+    FindServerProcess::new(move || running(&data_dir)?.process())
 }
 
 /// Returns the server that runs in this data folder: its state file is valid and its lock is held.
@@ -89,6 +111,7 @@ mod tests {
             url: "nats://127.0.0.1:4333".to_owned(),
             port: 4333,
             pid: 1,
+            start_ticks: Some(7),
             supervisor_pid: 1,
             nkey_file: folder.join("client.nk"),
             certificate_file: Some(folder.join("server.pem")),

@@ -39,8 +39,9 @@ pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<FileContent> {
         };
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
-    let mut bytes = Vec::new();
     // The size that the descriptor reports may be wrong, as in /proc, and the file may grow.
+    let expected = usize::try_from(found.len().min(bytes_max)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(expected + 1);
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
         let reason = format!("it is larger than {}", spelt_size(bytes_max));

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use naq_client::process_start_ticks;
 use naq_protocol::JobId;
 
 /// What a process does in an installation.
@@ -54,7 +55,8 @@ pub(crate) fn new_id(service: Service) -> JobId {
 pub(crate) fn id_of(service: Service, pid: u32) -> io::Result<JobId> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let namespace = std::fs::read_link("/proc/self/ns/pid")?;
-    let started_at = start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)?;
+    let number = i32::try_from(pid).map_err(io::Error::other)?;
+    let started_at = process_start_ticks(number)?;
     let text = format!(
         "{} {} {} {pid} {started_at}",
         service.name(),
@@ -62,16 +64,6 @@ pub(crate) fn id_of(service: Service, pid: u32) -> io::Result<JobId> {
         namespace.display()
     );
     uuid(&Sha256::digest(text)).map_err(|error| io::Error::other(error.to_string()))
-}
-
-/// When a process started, in ticks since the boot: field 22. The name of the program, field 2, may contain
-/// anything, and ends with the last parenthesis.
-fn start_time(stat: &str) -> io::Result<u64> {
-    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
-    let field = fields.and_then(|fields| fields.split_whitespace().nth(19));
-    field
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| io::Error::other("/proc/PID/stat has no start time"))
 }
 
 /// A UUID of version 8, whose bits an application chooses.
@@ -107,13 +99,5 @@ mod tests {
         assert_eq!((text.len(), &text[14..15]), (36, "8"), "{text}");
         assert!("89ab".contains(&text[19..20]), "{text}");
         assert!(id_of(Service::Worker, u32::MAX).is_err());
-    }
-
-    #[test]
-    fn the_name_of_a_program_does_not_shift_the_fields() {
-        let fields: Vec<String> = (3..=30).map(|field| field.to_string()).collect();
-        let stat = format!("7 (a ) b) {}", fields.join(" "));
-        assert_eq!(start_time(&stat).unwrap(), 22);
-        assert!(start_time("7 (a").is_err());
     }
 }

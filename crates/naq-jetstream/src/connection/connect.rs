@@ -14,6 +14,7 @@ use super::login::Login;
 use super::options::{ConnectOptions, without_credentials};
 use super::probe;
 use super::read_guard::ReadGuard;
+use super::server_process::FindServerProcess;
 use super::server_user::{Refusal, ServerUsers};
 use super::state::{ConnectionState, ConnectionWatch};
 use crate::broker::{Broker, REQUEST_TIMEOUT};
@@ -104,13 +105,53 @@ pub(crate) enum ConnectionPurpose {
     Observer,
 }
 
+/// What a server has to prove before a client logs in to it.
+#[derive(Clone)]
+enum Proof {
+    /// That it has the key of a trusted certificate. Whether one is required, depends on the options and the address.
+    Certificate { is_required: bool },
+    /// That it is the process which runs the managed server, or else that it has the key of its certificate.
+    Process(FindServerProcess),
+}
+
+impl Proof {
+    /// Whether only TLS will do.
+    fn requires_tls(&self) -> bool {
+        matches!(self, Proof::Certificate { is_required: true })
+    }
+}
+
 /// Opens a connection.
 pub(crate) async fn open(
     options: &ConnectOptions,
     purpose: ConnectionPurpose,
 ) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
-    let addresses = parse_addresses(options)?;
     check_tls_files(options).await?;
+    if let Some(process) = &options.own_process
+        && options.requires_tls()
+    {
+        match open_with(options, purpose, Proof::Process(process.clone())).await {
+            // It may be the server all the same.
+            Err(BrokerError::Connect {
+                failure: ConnectFailure::NotOwnServer,
+                ..
+            }) => {}
+            opened => return opened,
+        }
+    }
+    let is_required = options.requires_tls();
+    open_with(options, purpose, Proof::Certificate { is_required }).await
+}
+
+async fn open_with(
+    options: &ConnectOptions,
+    purpose: ConnectionPurpose,
+    proof: Proof,
+) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
+    let addresses = match &proof {
+        Proof::Certificate { .. } => parse_addresses(options)?,
+        Proof::Process(_) => with_and_without_tls(options)?,
+    };
     let (state, link) = watch::channel(ConnectionState::default());
     let (denials, denied) = watch::channel(Denials::default());
     let (state, denials) = (Arc::new(state), Arc::new(denials));
@@ -118,15 +159,17 @@ pub(crate) async fn open(
     let inbox_prefix = Arc::new(inbox_prefix.unwrap_or_else(|| "_INBOX".to_owned()));
     let login = Arc::new(Login::read(options).await?);
     let user: Arc<str> = login.user_for_people().into();
-    let dialled = Arc::new(DialledServer::new(addresses.clone()));
+    let prefers_plain = matches!(proof, Proof::Process(_));
+    let dialled = Arc::new(DialledServer::new(addresses.clone(), prefers_plain));
     let users = Arc::new(ServerUsers::new(options));
-    let requires_tls = options.requires_tls();
+    let requires_tls = proof.requires_tls();
     let (dialled_first, users_checked) = (Arc::clone(&dialled), Arc::clone(&users));
     let connect = async_nats::ConnectOptions::with_auth_callback(move |nonce| {
         let login = Arc::clone(&login);
         let (dialled, users) = (Arc::clone(&dialled_first), Arc::clone(&users_checked));
+        let proof = proof.clone();
         async move {
-            check_users(&dialled, users, requires_tls).await?;
+            check_server(&dialled, users, &proof).await?;
             login.answer(&nonce).map_err(AuthError::new)
         }
     })
@@ -154,11 +197,11 @@ pub(crate) async fn open(
             on_connection_event(&state, &event, purpose);
         }
     });
-    let client =
-        match connect_until_logged_in(with_options(connect, options), options, addresses).await {
-            Ok(client) => client,
-            Err(error) => return Err(from_connect(options, users.refusal(), error).await),
-        };
+    let connect = with_options(connect, options, requires_tls);
+    let client = match connect_until_logged_in(connect, options, addresses).await {
+        Ok(client) => client,
+        Err(error) => return Err(from_connect(options, users.refusal(), error).await),
+    };
     let mut link = ConnectionWatch::new(link, denied, ReadGuard::of(client.clone()));
     // the first `Connected` event arrives a moment after the connection: wait for it here, or a
     // watch would take it for a reconnect
@@ -257,17 +300,35 @@ async fn check_tls_files(options: &ConnectOptions) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// The addresses of the managed server: first without TLS, then with it.
+fn with_and_without_tls(
+    options: &ConnectOptions,
+) -> Result<Vec<async_nats::ServerAddr>, BrokerError> {
+    let mut addresses = Vec::new();
+    for plain in parse_addresses(options)? {
+        let with_tls = format!("tls://{}:{}", plain.host(), plain.port());
+        let with_tls = parse_address(options, &with_tls)?;
+        addresses.extend([plain, with_tls]);
+    }
+    Ok(addresses)
+}
+
 /// Checks who runs the server that has just greeted, unless the connection is inside TLS: a certificate proves
 /// more, also where the kernel does not show users. This is the last moment before the client sends anything.
-async fn check_users(
+async fn check_server(
     dialled: &DialledServer,
     users: Arc<ServerUsers>,
-    requires_tls: bool,
+    proof: &Proof,
 ) -> Result<(), AuthError> {
     let mut servers = dialled.candidates();
-    servers.retain(|server| !requires_tls && !server.tls_required());
+    servers.retain(|server| !proof.requires_tls() && !server.tls_required());
     if servers.is_empty() {
         return Ok(());
+    }
+    if let Proof::Process(process) = proof {
+        return users
+            .check_process(&servers, process)
+            .map_err(AuthError::new);
     }
     // Without a name to resolve, only tables of the kernel are read, which does not take as long as to start a
     // thread.
@@ -291,11 +352,12 @@ fn has_literal_address(server: &async_nats::ServerAddr) -> bool {
 fn with_options(
     mut connect: async_nats::ConnectOptions,
     options: &ConnectOptions,
+    requires_tls: bool,
 ) -> async_nats::ConnectOptions {
     if let Some(prefix) = &options.inbox_prefix {
         connect = connect.custom_inbox_prefix(prefix);
     }
-    if options.requires_tls() {
+    if requires_tls {
         connect = connect.require_tls(true);
     }
     if let Some(path) = &options.tls_ca {

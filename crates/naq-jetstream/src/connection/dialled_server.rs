@@ -12,14 +12,17 @@ use rand::seq::SliceRandom;
 /// The server that a connection is made with, or was made with last.
 pub(super) struct DialledServer {
     configured: Vec<ServerAddr>,
+    /// Whether an address without TLS comes before the others that have failed as often.
+    prefers_plain: bool,
     /// `None` during the first connection, which tries all configured servers.
     chosen: Mutex<Option<ServerAddr>>,
 }
 
 impl DialledServer {
-    pub(super) fn new(configured: Vec<ServerAddr>) -> DialledServer {
+    pub(super) fn new(configured: Vec<ServerAddr>, prefers_plain: bool) -> DialledServer {
         DialledServer {
             configured,
+            prefers_plain,
             chosen: Mutex::new(None),
         }
     }
@@ -34,13 +37,15 @@ impl DialledServer {
     }
 
     /// Chooses the server of the next attempt: any of those with the fewest failures in a row. `None`
-    /// lets the client choose for the first connection, when it has only the configured servers.
+    /// lets the client try one after another for the first connection, when it has only the configured servers.
+    /// If there is only one, it is chosen here: the client would wait for a timer before it connects, of a millisecond.
     pub(super) fn choose(
         &self,
         mut known: Vec<Server>,
         last: &ServerInfo,
     ) -> Option<ReconnectToServer> {
-        if !known.iter().any(|server| server.did_connect) {
+        let is_first = !known.iter().any(|server| server.did_connect);
+        if is_first && known.len() > 1 && !self.prefers_plain {
             return None;
         }
         let named: Vec<ServerAddr> = last
@@ -50,9 +55,10 @@ impl DialledServer {
             .collect();
         known.retain(|server| !server.is_discovered || named.contains(&server.addr));
         known.shuffle(&mut rand::rng());
-        let server = known
-            .into_iter()
-            .min_by_key(|server| server.failed_attempts)?;
+        let server = known.into_iter().min_by_key(|server| {
+            let comes_later = self.prefers_plain && server.addr.tls_required();
+            (server.failed_attempts, comes_later)
+        })?;
         *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.addr.clone());
         Some(ReconnectToServer {
             addr: server.addr,
@@ -84,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_client_reconnects_to_no_server_that_only_an_unverified_greeting_has_named() {
-        let dialled = DialledServer::new(vec!["127.0.0.1:1".parse().unwrap()]);
+        let dialled = DialledServer::new(vec!["127.0.0.1:1".parse().unwrap()], false);
         // the configured server has failed often, the others never
         let known = || {
             vec![
@@ -104,14 +110,40 @@ mod tests {
     }
 
     #[test]
+    fn the_managed_server_is_tried_without_tls_first_and_then_with_it() {
+        let configured: Vec<ServerAddr> = ["nats://127.0.0.1:1", "tls://127.0.0.1:1"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        let dialled = DialledServer::new(configured, true);
+        let uses_tls = |plain_failures: usize, tls_failures: usize| {
+            let known = vec![
+                server("nats://127.0.0.1:1", false, plain_failures),
+                server("tls://127.0.0.1:1", false, tls_failures),
+            ];
+            dialled
+                .choose(known, &info(&[]))
+                .unwrap()
+                .addr
+                .tls_required()
+        };
+        assert!(!uses_tls(0, 0));
+        assert!(uses_tls(1, 0));
+        assert!(!uses_tls(1, 1));
+    }
+
+    #[test]
     fn the_first_connection_may_be_to_any_configured_server() {
         let configured: Vec<ServerAddr> = vec!["a:1".parse().unwrap(), "b:1".parse().unwrap()];
-        let dialled = DialledServer::new(configured.clone());
+        let dialled = DialledServer::new(configured.clone(), false);
         let mut known = vec![server("a:1", false, 0), server("b:1", false, 0)];
         known
             .iter_mut()
             .for_each(|server| server.did_connect = false);
-        assert!(dialled.choose(known, &info(&[])).is_none());
+        assert!(dialled.choose(known.clone(), &info(&[])).is_none());
         assert_eq!(dialled.candidates(), configured);
+        let dialled = DialledServer::new(configured[..1].to_vec(), false);
+        known.truncate(1);
+        let only = dialled.choose(known, &info(&[])).unwrap();
+        assert_eq!(only.addr, configured[0]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod connect_failure;
+pub(crate) mod connection_ends;
 mod credentials;
 pub(crate) mod denial;
 mod dialled_server;
@@ -10,6 +11,6 @@ pub(crate) mod options;
 mod probe;
 mod read_guard;
 mod refused;
+pub(crate) mod server_process;
 mod server_user;
-pub(crate) mod socket_users;
 pub(crate) mod state;

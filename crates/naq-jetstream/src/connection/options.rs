@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::connect_failure::ConnectFailure;
+use super::server_process::FindServerProcess;
 use crate::error::{BrokerError, Cause};
 use crate::file_read::read_file;
 
@@ -45,10 +46,13 @@ pub struct ConnectOptions {
     /// Users, by name or id, who may run a server on this machine that this connects to without TLS,
     /// besides the user of this process and root.
     pub server_users: Vec<String>,
-    /// Whether the server is the managed one of this user. It has to present the certificate that `tls_ca`
-    /// names. Without `tls_ca`, it has to belong to the user of this process, and to nobody else, whatever
-    /// `server_users` says.
+    /// Whether the server is the managed one of this user. It has to be the process that `own_process` finds, or to
+    /// present the certificate that `tls_ca` names. Without `tls_ca`, it has to belong to the user of this process,
+    /// and to nobody else, whatever `server_users` says.
     pub is_own_server: bool,
+    /// The process of the managed server. If the kernel shows that a connection leads to it, the connection is used
+    /// without TLS: what is sent does not leave the machine.
+    pub own_process: Option<FindServerProcess>,
     /// Timeout for the first connection.
     pub connect_timeout: Duration,
     /// Whether to allow a remote NATS server that requires no credentials.
@@ -72,6 +76,7 @@ impl Default for ConnectOptions {
             jetstream_domain: None,
             server_users: vec!["nats".to_owned()],
             is_own_server: false,
+            own_process: None,
             connect_timeout: Duration::from_secs(5),
             allow_insecure: false,
         }

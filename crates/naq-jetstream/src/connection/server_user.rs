@@ -12,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
+use super::connection_ends::socket_users;
 use super::options::ConnectOptions;
-use super::socket_users::socket_users;
+use super::server_process::FindServerProcess;
 use crate::user_database::accounts;
 
 /// Whether this process has warned that it cannot see who runs a server.
@@ -31,36 +32,50 @@ pub(super) struct ServerUsers {
     was_accepted: AtomicBool,
 }
 
-/// A server of a user who may not run one.
+/// A server that may not be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    address: SocketAddr,
-    /// `None` if the kernel does not show it.
-    uid: Option<u32>,
-    is_own: bool,
+pub(super) enum Refusal {
+    /// Its user may not run one.
+    User {
+        address: SocketAddr,
+        /// `None` if the kernel does not show it.
+        uid: Option<u32>,
+        is_own: bool,
+    },
+    /// The kernel does not show that it is the process of the managed server.
+    Process,
 }
 
 impl Refusal {
     pub(super) fn failure(&self) -> ConnectFailure {
-        if self.is_own {
-            ConnectFailure::NotOwnServer
-        } else {
-            ConnectFailure::OtherUser
+        match self {
+            Refusal::User { is_own: false, .. } => ConnectFailure::OtherUser,
+            Refusal::User { is_own: true, .. } | Refusal::Process => ConnectFailure::NotOwnServer,
         }
     }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = self.address;
-        let Some(uid) = self.uid else {
-            return write!(f, "cannot see which user runs the server at {address}");
+        let (address, uid, is_own) = match self {
+            Refusal::User {
+                address,
+                uid: Some(uid),
+                is_own,
+            } => (address, uid, is_own),
+            Refusal::User { address, .. } => {
+                return write!(f, "cannot see which user runs the server at {address}");
+            }
+            Refusal::Process => {
+                return f
+                    .write_str("cannot see that it is the process of this user's managed server");
+            }
         };
         write!(
             f,
             "the server at {address} belongs to user id {uid}, who is "
         )?;
-        f.write_str(if self.is_own {
+        f.write_str(if *is_own {
             "not this user, whose managed server it was"
         } else {
             "neither this user nor root nor named by `server_users`"
@@ -104,13 +119,9 @@ impl ServerUsers {
     /// Returns the refusal if another user has the server's end of a connection to one of them, or if the
     /// server has to be this user's and that cannot be seen.
     pub(super) fn check(&self, servers: &[ServerAddr]) -> Result<(), Refusal> {
-        let addresses = servers.iter().filter_map(|server| {
-            let host = server.host().trim_matches(['[', ']']);
-            (host, server.port()).to_socket_addrs().ok()
-        });
         let mut unknown = Vec::new();
         let mut is_any_known = false;
-        for address in addresses.flatten().map(reached) {
+        for address in addresses(servers) {
             match self.owner(address) {
                 Owner::Allowed => is_any_known = true,
                 Owner::Other(uid) => return Err(self.refuse(address, Some(uid))),
@@ -130,13 +141,39 @@ impl ServerUsers {
                 "cannot see which user runs the NATS server, which gets the envelopes and whose jobs run as this user; tls:// verifies it"
             );
         }
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.was_accepted.store(true, Ordering::Relaxed);
+        self.accept();
         Ok(())
     }
 
+    /// Checks that the server at these addresses, which has just greeted, is the process of the managed server. Blocks:
+    /// it reads files.
+    ///
+    /// # Errors
+    /// Returns the refusal if the kernel does not show that.
+    pub(super) fn check_process(
+        &self,
+        servers: &[ServerAddr],
+        process: &FindServerProcess,
+    ) -> Result<(), Refusal> {
+        let mut reached = addresses(servers).peekable();
+        if reached.peek().is_some() && reached.all(|address| process.is_reached_at(address)) {
+            self.accept();
+            return Ok(());
+        }
+        // It is no news: a server that has just been started again is not known yet, and the next attempt is by TLS.
+        tracing::debug!("{}", Refusal::Process);
+        let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(Refusal::Process);
+        Err(Refusal::Process)
+    }
+
+    fn accept(&self) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.was_accepted.store(true, Ordering::Relaxed);
+    }
+
     fn refuse(&self, address: SocketAddr, uid: Option<u32>) -> Refusal {
-        let refusal = Refusal {
+        let refusal = Refusal::User {
             address,
             uid,
             is_own: self.is_own,
@@ -182,6 +219,15 @@ fn own_uid() -> u32 {
 #[cfg(not(unix))]
 fn own_uid() -> u32 {
     0
+}
+
+/// The addresses of these servers, as the kernel lists them.
+fn addresses(servers: &[ServerAddr]) -> impl Iterator<Item = SocketAddr> + '_ {
+    let found = servers.iter().filter_map(|server| {
+        let host = server.host().trim_matches(['[', ']']);
+        (host, server.port()).to_socket_addrs().ok()
+    });
+    found.flatten().map(reached)
 }
 
 /// The address as the kernel lists it. An unspecified one leads to this machine.

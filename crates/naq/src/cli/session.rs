@@ -347,7 +347,9 @@ impl Session {
     ) -> Result<(Client, ManagedServer), Failure> {
         self.check_not_in_a_job()?;
         let managed = local_server::ensure(options).await?;
-        let connect = self.settings().managed_server_options(managed.state());
+        let connect = self
+            .settings()
+            .managed_server_options(&options.data_dir, managed.state());
         let client = match Client::connect(connect).await {
             Ok(client) => client.with_settings(self.settings()),
             Err(error) => {

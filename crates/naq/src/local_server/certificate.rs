@@ -1,18 +1,18 @@
 //! The certificate of a managed server: how it is made, and the handshake that proves that a server has
-//! its key.
+//! its key, where the kernel does not show that it is the server's process.
 //!
 //! The key never leaves the data folder, so a program that takes the port of a server cannot present its
 //! certificate, whichever user it runs as. naq's clients trust this one certificate and no authority.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use naq_client::{SMALL_FILE_BYTES_MAX, read_text_file};
+use naq_client::{SMALL_FILE_BYTES_MAX, ServerProcess, read_text_file};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -125,7 +125,7 @@ impl PinnedCertificate {
     ///
     /// # Errors
     /// Returns an error if it does not present this certificate, or has not done so at the deadline.
-    pub(super) fn verify(&self, stream: &mut BoundedStream) -> io::Result<()> {
+    fn verify(&self, stream: &mut BoundedStream) -> io::Result<()> {
         let address = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut tls =
             ClientConnection::new(Arc::clone(&self.0), address).map_err(io::Error::other)?;
@@ -133,6 +133,28 @@ impl PinnedCertificate {
             tls.complete_io(stream)?;
         }
         Ok(())
+    }
+}
+
+/// What a server has to prove.
+pub(super) struct RequiredProof {
+    /// The certificate that it has to present.
+    pub(super) certificate: PinnedCertificate,
+    /// The process that need not present it, if it is known.
+    pub(super) process: Option<ServerProcess>,
+}
+
+impl RequiredProof {
+    /// Checks a server that has greeted, at this address.
+    ///
+    /// # Errors
+    /// Returns an error if the kernel does not show that it is this process, and it does not present this
+    /// certificate, or has not done so at the deadline.
+    pub(super) fn verify(&self, address: SocketAddr, stream: &mut BoundedStream) -> io::Result<()> {
+        match self.process {
+            Some(process) if process.serves(address) => Ok(()),
+            _ => self.certificate.verify(stream),
+        }
     }
 }
 

@@ -311,12 +311,12 @@ fn join_running(folder: &DataDir) -> Result<Option<ServerState>, ServerError> {
     let Some(state) = running(folder.root()) else {
         return Ok(None);
     };
-    let certificate = server_state::certificate_of(&state)?;
+    let proof = server_state::proof_of(&state)?;
     let mut gone = false;
     let greeted = server_info::wait_until_ready(
         state.port,
         &state.server_name,
-        certificate.as_ref(),
+        proof.as_ref(),
         JOIN_TIMEOUT,
         || {
             gone = running(folder.root()).is_none_or(|now| now.server_name != state.server_name);

@@ -19,8 +19,9 @@ use nix::unistd::{Pid, getppid};
 use rand::Rng;
 
 use naq_client::server_state::ServerState;
+use naq_client::{ServerProcess, process_start_ticks};
 
-use super::certificate::{self, PinnedCertificate};
+use super::certificate::{self, PinnedCertificate, RequiredProof};
 use super::config_file::{ConfigFile, Port, SyncInterval};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
@@ -164,6 +165,15 @@ pub(super) struct Child {
     pub(super) started: Instant,
 }
 
+impl Child {
+    /// `None` if the kernel does not show when it started.
+    fn process(&self) -> Option<ServerProcess> {
+        let pid = self.pid.as_raw();
+        let start_ticks = process_start_ticks(pid).ok()?;
+        Some(ServerProcess { pid, start_ticks })
+    }
+}
+
 /// Why nats-server did not start.
 pub(super) enum StartFailure {
     /// The port was taken before nats-server bound it.
@@ -218,15 +228,15 @@ impl StartContext<'_> {
             (path, from_bytes)
         });
         let child = self.spawn(&conf_path).map_err(other)?;
+        let proof = certificate.map(|certificate| RequiredProof {
+            certificate,
+            process: child.process(),
+        });
         let mut status = None;
         let mut interruption = None;
         let limit = Duration::from_millis(self.request.ready_timeout_ms);
-        let ready = server_info::wait_until_ready(
-            port,
-            self.server_name,
-            certificate.as_ref(),
-            limit,
-            || {
+        let ready =
+            server_info::wait_until_ready(port, self.server_name, proof.as_ref(), limit, || {
                 match self.events.try_recv() {
                     Ok(SupervisorEvent::Exited(ended)) => {
                         status = Some(ended);
@@ -239,8 +249,7 @@ impl StartContext<'_> {
                     // Empty: the channel cannot be closed while the sender lives.
                     Err(_) => None,
                 }
-            },
-        );
+            });
         let reason = match ready {
             Ok(greeting) => {
                 let state = self.state(port, &child, greeting.version);
@@ -349,6 +358,7 @@ impl StartContext<'_> {
             url: format!("nats://{}", server_info::address(port)),
             port,
             pid: child.pid.as_raw(),
+            start_ticks: child.process().map(|process| process.start_ticks),
             supervisor_pid: Pid::this().as_raw(),
             nkey_file: self.folder.nkey_file(),
             certificate_file: self.client_key.map(|_| self.folder.certificate_file()),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::certificate::{BoundedStream, PinnedCertificate};
+use super::certificate::{BoundedStream, RequiredProof};
 
 /// Delay between two attempts to connect to a starting server. It is ready in some 15 ms, and no event
 /// announces that.
@@ -38,10 +38,10 @@ pub(super) fn address(port: u16) -> SocketAddr {
 }
 
 /// Connects once and reads the greeting, within `limit`. A greeting goes to everybody and so proves nothing:
-/// with `certificate`, the server has to prove that it has the certificate's key.
+/// with `proof`, the server has to prove that it is the one of the data folder.
 pub(super) fn read(
     port: u16,
-    certificate: Option<&PinnedCertificate>,
+    proof: Option<&RequiredProof>,
     limit: Duration,
 ) -> io::Result<ServerInfo> {
     let stream = TcpStream::connect_timeout(&address(port), limit)?;
@@ -55,8 +55,8 @@ pub(super) fn read(
         .ok_or_else(|| other("the program that answers there is not a NATS server".to_owned()))?;
     let greeting = serde_json::from_str(json)
         .map_err(|error| other(format!("its greeting is malformed: {error}")))?;
-    if let Some(certificate) = certificate {
-        certificate.verify(&mut stream).map_err(|error| {
+    if let Some(proof) = proof {
+        proof.verify(address(port), &mut stream).map_err(|error| {
             other(format!(
                 "it does not prove that it is the server of this data folder ({error})"
             ))
@@ -65,13 +65,13 @@ pub(super) fn read(
     Ok(greeting)
 }
 
-/// Waits until the server of this name greets, with JetStream enabled, and proves itself by `certificate`.
+/// Waits until the server of this name greets, with JetStream enabled, and proves what `proof` requires.
 ///
 /// Calls `cancelled` between attempts; `Some` ends the wait with that reason.
 pub(super) fn wait_until_ready(
     port: u16,
     server_name: &str,
-    certificate: Option<&PinnedCertificate>,
+    proof: Option<&RequiredProof>,
     limit: Duration,
     mut cancelled: impl FnMut() -> Option<String>,
 ) -> Result<ServerInfo, String> {
@@ -86,7 +86,7 @@ pub(super) fn wait_until_ready(
             return Err(last);
         }
         let limit = left.clamp(RETRY_INTERVAL, ATTEMPT_TIMEOUT);
-        match read(port, certificate, limit) {
+        match read(port, proof, limit) {
             Ok(greeting) if greeting.server_name != server_name => {
                 last = format!(
                     "another NATS server answers there ({})",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use naq_client::server_state::{ServerState, running};
 use serde::Serialize;
 
-use super::certificate::PinnedCertificate;
+use super::certificate::{PinnedCertificate, RequiredProof};
 use super::data_dir::DataDir;
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
@@ -22,7 +22,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ServerStatus {
     /// The server.
     pub server: ServerState,
-    /// Whether it responds within a second, and proves by its certificate that it is this server.
+    /// Whether it responds within a second, and proves by its process or its certificate that it is this server.
     pub responding: bool,
     /// Whether it has users at the moment.
     pub in_use: bool,
@@ -42,8 +42,8 @@ pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
         return Ok(None);
     };
     let folder = DataDir::open(data_dir)?;
-    let certificate = certificate_of(&server)?;
-    let responding = server_info::read(server.port, certificate.as_ref(), STATUS_TIMEOUT)
+    let proof = proof_of(&server)?;
+    let responding = server_info::read(server.port, proof.as_ref(), STATUS_TIMEOUT)
         .is_ok_and(|greeting| greeting.server_name == server.server_name);
     let users = folder.users();
     let in_use = match file_lock::open_existing(&users)? {
@@ -58,16 +58,19 @@ pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
     }))
 }
 
-/// The certificate that this server has to present. `None` if it has none, because an earlier version of naq
-/// has started it, or because its own configuration says who may connect.
+/// What this server has to prove. `None` if it has no certificate, because an earlier version of naq has started it,
+/// or because its own configuration says who may connect.
 ///
 /// # Errors
 /// Returns [`ServerError::Certificate`] if the certificate cannot be read.
-pub(super) fn certificate_of(
-    server: &ServerState,
-) -> Result<Option<PinnedCertificate>, ServerError> {
-    let path = server.certificate_file.as_deref();
-    path.map(PinnedCertificate::read).transpose()
+pub(super) fn proof_of(server: &ServerState) -> Result<Option<RequiredProof>, ServerError> {
+    let Some(path) = &server.certificate_file else {
+        return Ok(None);
+    };
+    Ok(Some(RequiredProof {
+        certificate: PinnedCertificate::read(path)?,
+        process: server.process(),
+    }))
 }
 
 /// Waits at most `limit` until no supervisor and no nats-server of this data folder lives, blocked in the

@@ -44,7 +44,8 @@ impl OwnServer {
         config.port = Port::Free;
         config.sync = sync;
         let (client, managed) = session.start_managed(&config).await?;
-        let options = session.settings().managed_server_options(managed.state());
+        let settings = session.settings();
+        let options = settings.managed_server_options(&config.data_dir, managed.state());
         OwnServer::with(session, args, client, options, vec![managed], folder, &[]).await
     }
 

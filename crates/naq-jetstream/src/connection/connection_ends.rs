@@ -1,7 +1,26 @@
-//! Which users of this machine have the sockets of a connection. The kernel lists them, and nobody can forge it.
+//! The connections of this machine, each with its user and its socket. The kernel lists them, and nobody can forge it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+
+/// The space for a table of some hundred connections, in bytes.
+const TABLE_BYTES: usize = 64 << 10;
+
+/// One end of a connection, whose process is on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionEnd {
+    /// The address of this end.
+    pub(super) local: SocketAddr,
+    /// The address of the other end.
+    pub(super) remote: SocketAddr,
+    /// Whether both ends are open.
+    pub(super) is_established: bool,
+    /// The user id of the socket's owner.
+    pub(super) uid: u32,
+    /// The number by which `/proc/PID/fd` names the socket.
+    pub(super) inode: u64,
+}
 
 /// The ids of the users of the connected sockets whose own address is this one, so of the process at the other end of
 /// a connection with this address. `remote` is this end of the connection; `None` means any. Empty if the kernel lists
@@ -11,16 +30,44 @@ use std::net::{IpAddr, SocketAddr};
 /// # Errors
 /// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
 pub fn socket_users(address: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Vec<u32>> {
-    let mut users = Vec::new();
+    let ends = connection_ends()?.into_iter();
+    Ok(users_of(ends, address, remote))
+}
+
+fn users_of(
+    ends: impl Iterator<Item = ConnectionEnd>,
+    address: SocketAddr,
+    remote: Option<SocketAddr>,
+) -> Vec<u32> {
+    let is_wanted = |end: &ConnectionEnd| {
+        end.local == address && remote.is_none_or(|remote| remote == end.remote)
+    };
+    ends.filter(is_wanted).map(|end| end.uid).collect()
+}
+
+/// The ends of all connections in this network namespace. Empty if this process may not read the list. Blocks: it
+/// reads files.
+///
+/// # Errors
+/// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
+pub(super) fn connection_ends() -> io::Result<Vec<ConnectionEnd>> {
+    let mut ends = Vec::new();
     // the socket is listed by its own address family, which may differ from the client's
     for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match std::fs::read_to_string(path) {
-            Ok(table) => users.extend(owners(&table, address, remote)),
+        match read_table(path) {
+            Ok(table) => ends.extend(parse_table(&table)),
             Err(error) if is_absent(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(users)
+    Ok(ends)
+}
+
+/// Reads a table, whose size the kernel does not say, by few system calls.
+fn read_table(path: &str) -> io::Result<String> {
+    let mut table = String::with_capacity(TABLE_BYTES);
+    File::open(path)?.read_to_string(&mut table)?;
+    Ok(table)
 }
 
 /// Whether a table of the kernel does not exist, or is permanently inaccessible to this process.
@@ -29,31 +76,30 @@ fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
-/// The users of the sockets in a table of the kernel (proc(5), `/proc/net/tcp`) that are an end of a
-/// connection with this address.
-fn owners(
-    table: &str,
-    address: SocketAddr,
-    remote: Option<SocketAddr>,
-) -> impl Iterator<Item = u32> + '_ {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(move |line| owner_of(line, address, remote))
+/// The ends of connections in a table of the kernel (proc(5), `/proc/net/tcp`).
+fn parse_table(table: &str) -> impl Iterator<Item = ConnectionEnd> + '_ {
+    table.lines().skip(1).filter_map(parse_line)
 }
 
-fn owner_of(line: &str, address: SocketAddr, remote: Option<SocketAddr>) -> Option<u32> {
+/// `None` for a socket that listens, and for one that no process has.
+fn parse_line(line: &str) -> Option<ConnectionEnd> {
+    const ESTABLISHED: &str = "01";
     const LISTENING: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let local = parse_endpoint(fields.nth(1)?)?;
-    let other_end = parse_endpoint(fields.next()?)?;
+    let remote = parse_endpoint(fields.next()?)?;
     let state = fields.next()?;
     let uid = fields.nth(3)?.parse().ok()?;
-    let inode = fields.nth(1)?;
+    let inode = fields.nth(1)?.parse().ok()?;
     // A socket without an inode has no user: nobody has accepted it, or everybody has closed it. In any
     // other state but this one a process may still read what comes.
-    let is_wanted = local == address && remote.is_none_or(|remote| remote == other_end);
-    (is_wanted && state != LISTENING && inode != "0").then_some(uid)
+    (state != LISTENING && inode != 0).then_some(ConnectionEnd {
+        local,
+        remote,
+        is_established: state == ESTABLISHED,
+        uid,
+        inode,
+    })
 }
 
 /// Parses `0100007F:107E`: words of the address in the byte order of the machine, and the port.
@@ -93,18 +139,18 @@ mod tests {
                4: 0100007F:107E 0100007F:8742 05 00000000:00000000 00:00000000 00000000   444        0 1070 1 0\n\
                5: 0200007F:107E 0100007F:8743 01 00000000:00000000 00:00000000 00000000   555        0 1071 1 0\n\
                6: 0100007F:107F 0100007F:8744 01 00000000:00000000 00:00000000 00000000   666        0 1072 1 0\n";
-        let at = |address: &str| owners(table, address.parse().unwrap(), None).collect::<Vec<_>>();
+        let at = |address: &str| users_of(parse_table(table), address.parse().unwrap(), None);
         // an end that was closed for writing (05) can still read
         assert_eq!(at("127.0.0.1:4222"), [222, 444]);
         assert_eq!(at("127.0.0.2:4222"), [555]);
         let remote = "127.0.0.1:34626".parse().unwrap();
-        let one = owners(table, "127.0.0.1:4222".parse().unwrap(), Some(remote));
-        assert_eq!(one.collect::<Vec<_>>(), [444]);
+        let address = "127.0.0.1:4222".parse().unwrap();
+        assert_eq!(users_of(parse_table(table), address, Some(remote)), [444]);
         let mapped = "  sl\n   0: 0000000000000000FFFF00000100007F:107E 0000000000000000FFFF00000100007F:8740 01 \
                       00000000:00000000 00:00000000 00000000   777        0 1068 1 0\n\
                       1: 00000000000000000000000001000000:107E 00000000000000000000000001000000:8741 01 \
                       00000000:00000000 00:00000000 00000000   888        0 1069 1 0\n";
-        let at = |address: &str| owners(mapped, address.parse().unwrap(), None).collect::<Vec<_>>();
+        let at = |address: &str| users_of(parse_table(mapped), address.parse().unwrap(), None);
         assert_eq!(at("127.0.0.1:4222"), [777]);
         assert_eq!(at("[::1]:4222"), [888]);
     }

@@ -1,0 +1,197 @@
+//! Whether the managed server's process is at the other end of this process's connections, by what the kernel lists.
+//!
+//! The server's certificate proves that as well, but the handshake of TLS takes a command as long as all else that it
+//! does. So TLS is for where the kernel does not show it, for example between two namespaces of process ids.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::connection_ends::{ConnectionEnd, connection_ends};
+
+/// A process of this machine, which no later process with the same number is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerProcess {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since the boot of the machine.
+    pub start_ticks: u64,
+}
+
+/// Finds the process of the managed server, which is another one after each restart. Calling it blocks while it reads
+/// a file.
+#[derive(Clone)]
+pub struct FindServerProcess(Arc<dyn Fn() -> Option<ServerProcess> + Send + Sync>);
+
+impl FindServerProcess {
+    /// `find` returns `None` if it cannot be known which process is the server, for example while none runs.
+    pub fn new(
+        find: impl Fn() -> Option<ServerProcess> + Send + Sync + 'static,
+    ) -> FindServerProcess {
+        FindServerProcess(Arc::new(find))
+    }
+
+    /// Whether all connections of this process to this address are to the server, and there is one.
+    pub(super) fn is_reached_at(&self, address: SocketAddr) -> bool {
+        (self.0)().is_some_and(|process| process.serves(address))
+    }
+}
+
+impl ServerProcess {
+    /// Whether this process has the other end of all connections from the calling process to this address, and there
+    /// is one. Blocks: it reads files of the kernel.
+    ///
+    /// A connection that this process has not accepted yet does not count. One that has greeted was accepted.
+    #[must_use]
+    pub fn serves(&self, address: SocketAddr) -> bool {
+        let lookup = || -> io::Result<bool> {
+            let ends = connection_ends()?;
+            let own_sockets = sockets_of(Path::new("/proc/self/fd"))?;
+            let server_sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
+            // after its sockets were read: they were those of this very process
+            let is_same = process_start_ticks(self.pid)? == self.start_ticks;
+            Ok(is_same && has_all_ends(&ends, address, &own_sockets, &server_sockets))
+        };
+        lookup().unwrap_or(false)
+    }
+}
+
+/// Whether the server's ends of all own connections to this address are sockets of the server, and there is one.
+fn has_all_ends(
+    ends: &[ConnectionEnd],
+    address: SocketAddr,
+    own_sockets: &HashSet<u64>,
+    server_sockets: &HashSet<u64>,
+) -> bool {
+    let is_own = |end: &&ConnectionEnd| {
+        end.remote == address && end.is_established && own_sockets.contains(&end.inode)
+    };
+    let own_ends: HashSet<SocketAddr> = ends.iter().filter(is_own).map(|end| end.local).collect();
+    let mut other_ends = ends
+        .iter()
+        .filter(|end| end.local == address && own_ends.contains(&end.remote))
+        .peekable();
+    other_ends.peek().is_some() && other_ends.all(|end| server_sockets.contains(&end.inode))
+}
+
+/// The numbers of the sockets in a folder of descriptors (proc(5), `/proc/PID/fd`).
+fn sockets_of(folder: &Path) -> io::Result<HashSet<u64>> {
+    let mut sockets = HashSet::new();
+    for entry in fs::read_dir(folder)? {
+        // a descriptor may be closed meanwhile
+        let Ok(target) = fs::read_link(entry?.path()) else {
+            continue;
+        };
+        let number = target
+            .to_str()
+            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
+        sockets.extend(number.and_then(|text| text.parse::<u64>().ok()));
+    }
+    Ok(sockets)
+}
+
+/// When a process started, in clock ticks since the boot of the machine (proc(5), `/proc/PID/stat`, field 22).
+///
+/// # Errors
+/// Returns an error if there is no such process, or if `/proc` cannot be read.
+pub fn process_start_ticks(pid: i32) -> io::Result<u64> {
+    parse_start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+/// The name of the program, field 2, may contain anything, and ends with the last parenthesis.
+fn parse_start_ticks(stat: &str) -> io::Result<u64> {
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+    let field = fields.and_then(|fields| fields.split_whitespace().nth(19));
+    field
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| io::Error::other("/proc/PID/stat has no start time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    fn end(local: &str, remote: &str, inode: u64) -> ConnectionEnd {
+        ConnectionEnd {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            is_established: true,
+            uid: 0,
+            inode,
+        }
+    }
+
+    #[test]
+    fn each_end_of_an_own_connection_has_to_be_the_servers() {
+        const SERVER: &str = "127.0.0.1:4222";
+        let (own, another) = ("127.0.0.1:50001", "127.0.0.1:50002");
+        // the client's end and the server's
+        let first = [end(own, SERVER, 1), end(SERVER, own, 11)];
+        let second = [end(another, SERVER, 2), end(SERVER, another, 12)];
+        let both = [first, second].concat();
+        let proven = |ends: &[ConnectionEnd], own: &[u64], server: &[u64]| {
+            let set = |inodes: &[u64]| inodes.iter().copied().collect();
+            has_all_ends(ends, SERVER.parse().unwrap(), &set(own), &set(server))
+        };
+        assert!(
+            proven(&both, &[1], &[11]),
+            "the other is not this process's"
+        );
+        assert!(proven(&both, &[1, 2], &[11, 12]));
+        assert!(!proven(&both, &[1, 2], &[11]), "one is to another process");
+        assert!(!proven(&both, &[1, 2], &[]));
+        assert!(!proven(&both, &[], &[11, 12]), "there is none");
+        assert!(!proven(&first[..1], &[1], &[11]), "not accepted yet");
+        let mut closed = both.clone();
+        closed[0].is_established = false;
+        assert!(proven(&closed, &[1, 2], &[12]), "the first one is closed");
+        let elsewhere = [
+            end(own, "127.0.0.1:4223", 1),
+            end("127.0.0.1:4223", own, 11),
+        ];
+        assert!(!proven(&elsewhere, &[1], &[11]));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_serves_what_it_has_accepted() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let own = ServerProcess {
+            pid,
+            start_ticks: process_start_ticks(pid).unwrap(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(!own.serves(address), "no connection");
+        let mut client = TcpStream::connect(address).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert!(own.serves(address));
+        let later = ServerProcess {
+            start_ticks: own.start_ticks + 1,
+            ..own
+        };
+        assert!(!later.serves(address), "another process with this number");
+        let init = ServerProcess {
+            pid: 1,
+            start_ticks: process_start_ticks(1).unwrap(),
+        };
+        assert!(!init.serves(address), "another process");
+        drop(server);
+        assert!(!own.serves(address), "the server has closed it");
+    }
+
+    #[test]
+    fn the_name_of_a_program_does_not_shift_the_fields() {
+        let fields: Vec<String> = (3..=30).map(|field| field.to_string()).collect();
+        let stat = format!("7 (a ) b) {}", fields.join(" "));
+        assert_eq!(parse_start_ticks(&stat).unwrap(), 22);
+        assert!(parse_start_ticks("7 (a").is_err());
+    }
+}
