@@ -315,6 +315,9 @@ def start(argv, env, cwd, descriptors):
     def before_exec():
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
+        # as a worker starts a job; nohup, for example, leaves SIGHUP ignored
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     return subprocess.Popen(
