@@ -51,7 +51,7 @@ pub use audit_writer::AuditWriter;
 pub use broker::{Broker, REQUEST_TIMEOUT};
 pub use connection::connect::DENIALS_LOG_TARGET;
 pub use connection::connect_failure::ConnectFailure;
-pub use connection::connection_ends::socket_users;
+pub use connection::connection_ends::socket_user;
 pub use connection::denial::{Denial, DeniedAction};
 pub use connection::options::ConnectOptions;
 pub use connection::server_process::{FindServerProcess, ServerProcess, process_start_ticks};

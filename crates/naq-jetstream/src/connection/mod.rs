@@ -13,4 +13,7 @@ mod read_guard;
 mod refused;
 pub(crate) mod server_process;
 mod server_user;
+#[cfg(target_os = "linux")]
+mod socket_diag;
+mod socket_table;
 pub(crate) mod state;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::connection_ends::{ConnectionEnd, connection_ends};
+use super::connection_ends::other_ends;
 
 /// A process of this machine, which no later process with the same number is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,33 +48,15 @@ impl ServerProcess {
     #[must_use]
     pub fn serves(&self, address: SocketAddr) -> bool {
         let lookup = || -> io::Result<bool> {
-            let ends = connection_ends()?;
-            let own_sockets = sockets_of(Path::new("/proc/self/fd"))?;
-            let server_sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
+            let ends = other_ends(address)?;
+            let sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
             // after its sockets were read: they were those of this very process
             let is_same = process_start_ticks(self.pid)? == self.start_ticks;
-            Ok(is_same && has_all_ends(&ends, address, &own_sockets, &server_sockets))
+            let has_all = ends.iter().all(|end| sockets.contains(&end.inode));
+            Ok(is_same && has_all && !ends.is_empty())
         };
         lookup().unwrap_or(false)
     }
-}
-
-/// Whether the server's ends of all own connections to this address are sockets of the server, and there is one.
-fn has_all_ends(
-    ends: &[ConnectionEnd],
-    address: SocketAddr,
-    own_sockets: &HashSet<u64>,
-    server_sockets: &HashSet<u64>,
-) -> bool {
-    let is_own = |end: &&ConnectionEnd| {
-        end.remote == address && end.is_established && own_sockets.contains(&end.inode)
-    };
-    let own_ends: HashSet<SocketAddr> = ends.iter().filter(is_own).map(|end| end.local).collect();
-    let mut other_ends = ends
-        .iter()
-        .filter(|end| end.local == address && own_ends.contains(&end.remote))
-        .peekable();
-    other_ends.peek().is_some() && other_ends.all(|end| server_sockets.contains(&end.inode))
 }
 
 /// The numbers of the sockets in a folder of descriptors (proc(5), `/proc/PID/fd`).
@@ -116,47 +98,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
-    fn end(local: &str, remote: &str, inode: u64) -> ConnectionEnd {
-        ConnectionEnd {
-            local: local.parse().unwrap(),
-            remote: remote.parse().unwrap(),
-            is_established: true,
-            uid: 0,
-            inode,
-        }
-    }
-
-    #[test]
-    fn each_end_of_an_own_connection_has_to_be_the_servers() {
-        const SERVER: &str = "127.0.0.1:4222";
-        let (own, another) = ("127.0.0.1:50001", "127.0.0.1:50002");
-        // the client's end and the server's
-        let first = [end(own, SERVER, 1), end(SERVER, own, 11)];
-        let second = [end(another, SERVER, 2), end(SERVER, another, 12)];
-        let both = [first, second].concat();
-        let proven = |ends: &[ConnectionEnd], own: &[u64], server: &[u64]| {
-            let set = |inodes: &[u64]| inodes.iter().copied().collect();
-            has_all_ends(ends, SERVER.parse().unwrap(), &set(own), &set(server))
-        };
-        assert!(
-            proven(&both, &[1], &[11]),
-            "the other is not this process's"
-        );
-        assert!(proven(&both, &[1, 2], &[11, 12]));
-        assert!(!proven(&both, &[1, 2], &[11]), "one is to another process");
-        assert!(!proven(&both, &[1, 2], &[]));
-        assert!(!proven(&both, &[], &[11, 12]), "there is none");
-        assert!(!proven(&first[..1], &[1], &[11]), "not accepted yet");
-        let mut closed = both.clone();
-        closed[0].is_established = false;
-        assert!(proven(&closed, &[1, 2], &[12]), "the first one is closed");
-        let elsewhere = [
-            end(own, "127.0.0.1:4223", 1),
-            end("127.0.0.1:4223", own, 11),
-        ];
-        assert!(!proven(&elsewhere, &[1], &[11]));
-    }
-
     #[cfg(target_os = "linux")]
     #[test]
     fn a_process_serves_what_it_has_accepted() {
@@ -183,6 +124,9 @@ mod tests {
             start_ticks: process_start_ticks(1).unwrap(),
         };
         assert!(!init.serves(address), "another process");
+        let waiting = TcpStream::connect(address).unwrap();
+        assert!(own.serves(address), "another one is not accepted yet");
+        drop(waiting);
         drop(server);
         assert!(!own.serves(address), "the server has closed it");
     }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
-use super::connection_ends::socket_users;
+use super::connection_ends::other_ends;
 use super::options::ConnectOptions;
 use super::server_process::FindServerProcess;
 use crate::user_database::accounts;
@@ -188,12 +188,12 @@ impl ServerUsers {
     }
 
     fn owner(&self, address: SocketAddr) -> Owner {
-        let Ok(users) = socket_users(address, None) else {
+        let Ok(ends) = other_ends(address) else {
             return Owner::NotLookedUp;
         };
-        match users.iter().find(|uid| !self.allows(**uid)) {
-            Some(uid) => Owner::Other(*uid),
-            None if users.is_empty() => Owner::Unknown,
+        match ends.iter().find(|end| !self.allows(end.uid)) {
+            Some(end) => Owner::Other(end.uid),
+            None if ends.is_empty() => Owner::Unknown,
             None => Owner::Allowed,
         }
     }

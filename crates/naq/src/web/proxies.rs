@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, header};
 use super::base_path::BasePath;
 use super::forward_auth::{ForwardAuth, ForwardedUser};
 use super::single_header::single;
-use naq_client::{accounts, socket_users};
+use naq_client::{accounts, socket_user};
 
 /// Longest chain of proxies that is followed.
 const HOPS_MAX: usize = 32;
@@ -239,9 +239,9 @@ impl Proxies {
         if !peer.ip().is_loopback() && peer.ip() != local.ip() {
             return true;
         }
-        let looking = tokio::task::spawn_blocking(move || socket_users(peer, Some(local)));
+        let looking = tokio::task::spawn_blocking(move || socket_user(peer, local));
         match looking.await {
-            Ok(Ok(found)) => !found.is_empty() && found.iter().all(|uid| self.may_run(*uid)),
+            Ok(Ok(Some(uid))) => self.may_run(uid),
             _ => false,
         }
     }
