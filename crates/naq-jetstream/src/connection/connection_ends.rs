@@ -60,7 +60,6 @@ pub(super) fn other_ends(address: SocketAddr) -> io::Result<Vec<ConnectionEnd>> 
 /// The addresses of this process's own ends of its connections to this address.
 #[cfg(target_os = "linux")]
 fn own_ends(address: SocketAddr) -> Result<Vec<SocketAddr>, Errno> {
-    use rustix::fs::{Dir, Mode, OFlags, open};
     use rustix::net::{SocketAddrAny, getpeername, getsockname};
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -69,19 +68,8 @@ fn own_ends(address: SocketAddr) -> Result<Vec<SocketAddr>, Errno> {
         Some(SocketAddr::new(found.ip().to_canonical(), found.port()))
     };
     let own_process = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = open("/proc/self/fd", flags, Mode::empty()).map_err(|_| Errno::NOSYS)?;
     let mut ends = Vec::new();
-    for entry in Dir::new(folder)? {
-        let entry = entry?;
-        let Some(number) = entry
-            .file_name()
-            .to_str()
-            .ok()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for number in own_sockets().map_err(|_| Errno::NOSYS)? {
         // a second descriptor of the same socket: nothing else says safely what a number stands for
         let descriptor = match pidfd_getfd(&own_process, number, PidfdGetfdFlags::empty()) {
             Ok(descriptor) => descriptor,
@@ -89,11 +77,41 @@ fn own_ends(address: SocketAddr) -> Result<Vec<SocketAddr>, Errno> {
             Err(Errno::BADF) => continue,
             Err(error) => return Err(error),
         };
-        if getpeername(&descriptor).ok().flatten().and_then(canonical) == Some(address) {
-            ends.extend(getsockname(&descriptor).ok().and_then(canonical));
+        let peer = getpeername(&descriptor).map(|peer| peer.and_then(canonical));
+        match peer {
+            Ok(peer) if peer == Some(address) => {
+                ends.extend(getsockname(&descriptor).ok().and_then(canonical));
+            }
+            // The number has become that of a file. To close a second descriptor of it would release the locks that
+            // this process has on the file (fcntl(2), `F_SETLK`), such as those of a database.
+            Err(Errno::NOTSOCK) => std::mem::forget(descriptor),
+            _ => {}
         }
     }
     Ok(ends)
+}
+
+/// The numbers of this process's descriptors that are sockets.
+#[cfg(target_os = "linux")]
+fn own_sockets() -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // none if it is closed meanwhile
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        if target
+            .to_str()
+            .is_some_and(|text| text.starts_with("socket:["))
+        {
+            numbers.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse::<i32>().ok()),
+            );
+        }
+    }
+    Ok(numbers)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -107,6 +125,30 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     /// Both ways must see the same, also for the rarer kinds of sockets.
+    /// A program with a database may use this library.
+    #[test]
+    fn a_lookup_releases_no_lock_on_a_file() {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        let path = std::env::temp_dir().join(format!("naq-lock-{}", std::process::id()));
+        let file = std::fs::File::create(&path).unwrap();
+        fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
+        let is_locked = || {
+            let inode = std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+            let locks = std::fs::read_to_string("/proc/locks").unwrap();
+            let wanted = format!(":{inode} ");
+            locks
+                .lines()
+                .any(|line| line.contains("POSIX") && line.contains(&wanted))
+        };
+        assert!(is_locked());
+        assert_eq!(own_ends(address).unwrap().len(), 1);
+        assert!(is_locked());
+        std::fs::remove_file(path).unwrap();
+    }
+
     #[test]
     fn the_kernel_gives_the_same_answer_about_one_socket_as_in_its_list_of_all() {
         for (listen, host) in [
