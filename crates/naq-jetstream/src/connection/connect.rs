@@ -129,6 +129,7 @@ pub(crate) async fn open(
     check_tls_files(options).await?;
     if let Some(process) = &options.own_process
         && options.requires_tls()
+        && process.is_visible()
     {
         match open_with(options, purpose, Proof::Process(process.clone())).await {
             // It may be the server all the same.

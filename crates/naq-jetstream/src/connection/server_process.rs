@@ -34,6 +34,11 @@ impl FindServerProcess {
         FindServerProcess(Arc::new(find))
     }
 
+    /// Whether the kernel shows the server's process. It does not in another namespace of process ids.
+    pub(super) fn is_visible(&self) -> bool {
+        (self.0)().is_some_and(|process| process.is_running())
+    }
+
     /// Whether all connections of this process to this address are to the server, and there is one.
     pub(super) fn is_reached_at(&self, address: SocketAddr) -> bool {
         (self.0)().is_some_and(|process| process.serves(address))
@@ -41,6 +46,11 @@ impl FindServerProcess {
 }
 
 impl ServerProcess {
+    /// Whether the kernel shows this process, and no later one with its number.
+    fn is_running(&self) -> bool {
+        process_start_ticks(self.pid).is_ok_and(|started| started == self.start_ticks)
+    }
+
     /// Whether this process has the other end of all connections from the calling process to this address, and there
     /// is one. Blocks: it reads files of the kernel.
     ///
@@ -51,7 +61,7 @@ impl ServerProcess {
             let ends = other_ends(address)?;
             let sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
             // after its sockets were read: they were those of this very process
-            let is_same = process_start_ticks(self.pid)? == self.start_ticks;
+            let is_same = self.is_running();
             let has_all = ends.iter().all(|end| sockets.contains(&end.inode));
             Ok(is_same && has_all && !ends.is_empty())
         };

@@ -13,7 +13,9 @@ use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use naq_client::{BrokerError, Client, ClientError};
 use naq_protocol::{JobId, QueueName};
-use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
+use naq_runner::{
+    Command, Completion, Containment, JobHandle, Program, Runner, RunnerConfig, StopReason,
+};
 
 /// Connection, queue and runner, which all measurements share.
 pub(super) struct Bench {
@@ -49,6 +51,20 @@ const COUNT_MAX: f64 = 1e6;
 /// Pause before each measurement of a latency. The worker is to be idle when the next job arrives.
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
+/// Starts the runner, where possible with a containment that leaves the processes in the namespaces in which a shell
+/// starts them: naq uses TLS where it cannot see the server's process, and a worker's jobs have no namespace within
+/// another one.
+async fn start_runner(options: RunnerConfig) -> Result<Runner, Failure> {
+    let in_cgroups = RunnerConfig {
+        containment: Some(Containment::Cgroup),
+        ..options.clone()
+    };
+    match Runner::start(in_cgroups).await {
+        Ok(runner) => Ok(runner),
+        Err(_) => Ok(Runner::start(options).await?),
+    }
+}
+
 impl Bench {
     pub(super) async fn start(
         session: &Session,
@@ -62,7 +78,7 @@ impl Bench {
         if let Some(path) = session.variable("PATH") {
             options.path = path.to_owned();
         }
-        let runner = Runner::start(options).await?;
+        let runner = start_runner(options).await?;
         let program = std::env::current_exe()
             .ok()
             .and_then(|path: PathBuf| path.to_str().map(str::to_owned))
