@@ -38,6 +38,20 @@ pub(super) fn connection_end(
     socket_table::connection_end(local, remote)
 }
 
+/// The ends at this address of connections from this process, or of those from any process if the others are closed
+/// already. Empty if no process of this network namespace has one. Blocks: it may read files.
+///
+/// # Errors
+/// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
+pub(super) fn ends_at(address: SocketAddr) -> io::Result<Vec<ConnectionEnd>> {
+    let ends = other_ends(address)?;
+    // The list of all connections takes long, and does not contain those to other machines.
+    if ends.is_empty() && address.ip().is_loopback() {
+        return socket_table::ends_at(address);
+    }
+    Ok(ends)
+}
+
 /// The other ends of this process's connections to this address, as far as a process has them. Blocks: it may read files.
 ///
 /// # Errors

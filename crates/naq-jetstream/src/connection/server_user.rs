@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
-use super::connection_ends::other_ends;
+use super::connection_ends::ends_at;
 use super::options::ConnectOptions;
 use super::server_process::FindServerProcess;
 use crate::user_database::accounts;
@@ -188,7 +188,7 @@ impl ServerUsers {
     }
 
     fn owner(&self, address: SocketAddr) -> Owner {
-        let Ok(ends) = other_ends(address) else {
+        let Ok(ends) = ends_at(address) else {
             return Owner::NotLookedUp;
         };
         match ends.iter().find(|end| !self.allows(end.uid)) {
