@@ -1,8 +1,12 @@
 """A server of another user: greets as NATS does, answers PING, and prints what it hears.
 
-    python3 impostor.py PORT [GREETING [same]]
+    python3 impostor.py PORT [GREETING [same] [late]]
 
-As root it becomes a user that owns nothing, unless it is to stay the same user.
+As root it becomes a user that owns nothing, unless it is to stay the same user. If it is to be late, it keeps one
+connection, frees the port, and greets when the server whose port it was may have it back.
+
+Its sockets are bound to the loopback device, as any program may do: the kernel does not find them when it is asked for
+them by their addresses.
 """
 
 import json
@@ -10,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import time
 
 UID = 61234
 
@@ -34,8 +39,13 @@ else:
     })
 
 
+LATE_S = 1.5 if "late" in sys.argv[3:] else 0
+
+
 def serve(stream):
+    time.sleep(LATE_S)
     stream.sendall(greeting.strip().encode() + b"\r\n")
+    say("greeted")
     while chunk := stream.recv(65536):
         say("heard", chunk)
         # it does not speak TLS, and says so at once to a client that does
@@ -52,6 +62,11 @@ def greet(stream):
 
 listener = socket.socket()
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+try:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+except PermissionError:
+    # before Linux 5.7
+    pass
 while True:
     try:
         listener.bind(("127.0.0.1", port))
@@ -64,4 +79,8 @@ say("listening")
 while True:
     stream, _ = listener.accept()
     say("connected")
+    if LATE_S:
+        listener.close()
+        greet(stream)
+        break
     threading.Thread(target=greet, args=(stream,), daemon=True).start()

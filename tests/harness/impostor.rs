@@ -40,6 +40,12 @@ impl Impostor {
         Impostor::spawn(naq, port, vec![greeting.to_owned(), "same".to_owned()])
     }
 
+    /// Starts one that stays the user of this process, keeps one connection, and greets when the server is back.
+    pub(crate) fn late(naq: &Naq, port: u16, greeting: &str) -> Impostor {
+        let words = [greeting, "same", "late"];
+        Impostor::spawn(naq, port, words.map(str::to_owned).to_vec())
+    }
+
     fn spawn(naq: &Naq, port: u16, arguments: Vec<String>) -> Impostor {
         let printed = naq.home().join("heard");
         #[expect(clippy::disallowed_methods, reason = "a program that takes a port")]
@@ -65,6 +71,11 @@ impl Impostor {
         eventually("clients connect to the impostor", || {
             self.count("connected") >= count
         });
+    }
+
+    /// Waits until it has greeted a client.
+    pub(crate) fn expect_greeted(&self) {
+        eventually("the impostor greets", || self.count("greeted") >= 1);
     }
 
     /// What clients have sent to it, a line for each piece.

@@ -188,6 +188,26 @@ fn a_program_of_the_same_user_that_replays_the_greeting_of_a_managed_server_gets
     gap.end();
 }
 
+/// The worker has another connection, which leads to the server again when the late greeting arrives.
+#[test]
+fn a_program_that_keeps_one_connection_while_the_server_comes_back_gets_no_login() {
+    let gap = Gap::before();
+    let impostor = Impostor::late(&gap.naq, gap.state.port, &greeting_of(gap.state.port));
+    gap.begin();
+    impostor.expect_connections(1);
+    signal(gap.state.supervisor_pid, Signal::SIGCONT);
+    impostor.expect_greeted();
+    let works = || unconfigured(&gap.naq, &["queues"]).run().code == Some(0);
+    assert!(eventually(works));
+    let heard = impostor.heard();
+    assert!(
+        !heard.contains("CONNECT") && !heard.contains("PUB"),
+        "{heard}"
+    );
+    drop(impostor);
+    gap.end();
+}
+
 /// These servers admit the key of naq's clients.
 #[test]
 fn a_nats_server_with_another_certificate_or_without_tls_gets_no_login() {
@@ -226,11 +246,11 @@ fn a_nats_server_with_another_certificate_or_without_tls_gets_no_login() {
 }
 
 /// Changes which process the folder of a server names.
-fn rename_process(folder: &Path, pid: i32, start_ticks: Option<u64>) {
+fn rename_process(folder: &Path, pid: i32, identity: Option<String>) {
     let path = folder.join("server.json");
     let mut state: local_server::ServerState =
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    (state.pid, state.start_ticks) = (pid, start_ticks);
+    (state.pid, state.process_identity) = (pid, identity);
     fs::write(path, serde_json::to_vec(&state).unwrap()).unwrap();
 }
 
@@ -250,14 +270,14 @@ fn a_connection_needs_no_tls_if_the_kernel_shows_that_it_leads_to_the_servers_pr
         count() - before
     };
     assert_eq!(handshakes_of_a_verb(), 0);
-    let (pid, started) = (server.pid(), server.state().start_ticks);
-    let later = started.map(|ticks| ticks + 1);
+    let (pid, identity) = (server.pid(), server.state().process_identity.clone());
+    let later = identity.as_ref().map(|identity| format!("{identity}0"));
     let own = i32::try_from(std::process::id()).unwrap();
-    for (pid, start_ticks) in [(pid, later), (own, started), (pid, None)] {
-        rename_process(&folder, pid, start_ticks);
-        assert_eq!(handshakes_of_a_verb(), 1, "{pid} {start_ticks:?}");
+    for (pid, identity) in [(pid, later), (own, identity.clone()), (pid, None)] {
+        rename_process(&folder, pid, identity.clone());
+        assert_eq!(handshakes_of_a_verb(), 1, "{pid} {identity:?}");
     }
-    rename_process(&folder, pid, started);
+    rename_process(&folder, pid, identity);
     assert_eq!(handshakes_of_a_verb(), 0);
 }
 

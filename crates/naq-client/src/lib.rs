@@ -155,7 +155,7 @@ pub use naq_jetstream::{
 #[doc(hidden)]
 pub use naq_jetstream::{
     DENIALS_LOG_TARGET, FileContent, RequestKind, RequestObserver, SMALL_FILE_BYTES_MAX, accounts,
-    process_start_ticks, read_file, read_text_file, socket_user, text_of_file,
+    process_identity, read_file, read_text_file, socket_user, text_of_file,
 };
 pub use naq_protocol::{
     Argument, Artifact, AuditAction, AuditEntry, AuditInterface, Backoff, BlockedOn, Blocker,

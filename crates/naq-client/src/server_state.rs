@@ -27,10 +27,11 @@ pub struct ServerState {
     pub port: u16,
     /// The process id of nats-server.
     pub pid: i32,
-    /// When that process started, in clock ticks since the boot of the machine (proc(5), `/proc/PID/stat`). `None` if
-    /// the kernel does not show it, or an earlier version of naq has started the server.
+    /// What tells that process from all others with the same id: the boot of the machine, the namespace of process
+    /// ids, and when the process started, in clock ticks since the boot. `None` if the kernel does not show that the
+    /// process serves the port, or an earlier version of naq has started the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_ticks: Option<u64>,
+    pub process_identity: Option<String>,
     /// The process id of the supervisor.
     pub supervisor_pid: i32,
     /// The file (mode 0600) with the seed of the NKey that clients log in with. Empty if an earlier
@@ -53,12 +54,12 @@ pub struct ServerState {
 }
 
 impl ServerState {
-    /// The process that runs the server. `None` if the state does not say when it started.
+    /// The process that runs the server. `None` if the state does not say what tells it from others.
     #[must_use]
     pub fn process(&self) -> Option<ServerProcess> {
         Some(ServerProcess {
             pid: self.pid,
-            start_ticks: self.start_ticks?,
+            identity: self.process_identity.clone()?,
         })
     }
 }
@@ -111,7 +112,7 @@ mod tests {
             url: "nats://127.0.0.1:4333".to_owned(),
             port: 4333,
             pid: 1,
-            start_ticks: Some(7),
+            process_identity: Some("boot pid 7".to_owned()),
             supervisor_pid: 1,
             nkey_file: folder.join("client.nk"),
             certificate_file: Some(folder.join("server.pem")),

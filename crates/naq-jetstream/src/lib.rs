@@ -54,7 +54,7 @@ pub use connection::connect_failure::ConnectFailure;
 pub use connection::connection_ends::socket_user;
 pub use connection::denial::{Denial, DeniedAction};
 pub use connection::options::ConnectOptions;
-pub use connection::server_process::{FindServerProcess, ServerProcess, process_start_ticks};
+pub use connection::server_process::{FindServerProcess, ServerProcess, process_identity};
 pub use connection::state::{ConnectionState, ConnectionWatch};
 pub use control::{ControlCommand, ControlSubscription, ReceivedCommand};
 pub use dead_letters::dead_letter::{DeadLetter, DeadLetterScan, DeadLetters};

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use naq_client::process_start_ticks;
+use naq_client::process_identity;
 use naq_protocol::JobId;
 
 /// What a process does in an installation.
@@ -53,16 +53,8 @@ pub(crate) fn new_id(service: Service) -> JobId {
 /// # Errors
 /// Returns an error if there is no such process, or if `/proc` cannot be read.
 pub(crate) fn id_of(service: Service, pid: u32) -> io::Result<JobId> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid")?;
     let number = i32::try_from(pid).map_err(io::Error::other)?;
-    let started_at = process_start_ticks(number)?;
-    let text = format!(
-        "{} {} {} {pid} {started_at}",
-        service.name(),
-        boot.trim(),
-        namespace.display()
-    );
+    let text = format!("{} {pid} {}", service.name(), process_identity(number)?);
     uuid(&Sha256::digest(text)).map_err(|error| io::Error::other(error.to_string()))
 }
 

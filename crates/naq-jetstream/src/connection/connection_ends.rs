@@ -11,64 +11,46 @@ use rustix::io::Errno;
 use super::socket_diag;
 use super::socket_table::{self, ConnectionEnd};
 
-/// The id of the user of the socket whose own address is `local`, and which is connected to `remote`. `None` if this
-/// kernel has no such socket, or none that a process has: it is on another machine or in another network namespace.
-/// Blocks: it may read files.
+/// The id of the user of the socket whose own address is `local`, and which is connected to `remote`. `None` if the
+/// kernel does not show that, or no process has it. Blocks: it may read files.
 ///
 /// # Errors
 /// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
 pub fn socket_user(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
-    Ok(connection_end(local, remote)?.map(|end| end.uid))
+    Ok(match connection_end(local, remote)? {
+        ConnectionEnd::Open { uid, .. } => Some(uid),
+        ConnectionEnd::Closed | ConnectionEnd::NotShown => None,
+    })
 }
 
-/// The end of a connection whose own address is `local`, and whose other end is `remote`. `None` if this kernel has no
-/// such socket, or none that a process has. Blocks: it may read files.
+/// The end of a connection whose own address is `local`, and whose other end is `remote`. Blocks: it may read files.
 ///
 /// # Errors
 /// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
-pub(super) fn connection_end(
-    local: SocketAddr,
-    remote: SocketAddr,
-) -> io::Result<Option<ConnectionEnd>> {
-    // The kernel answers a question about one socket at once, but takes milliseconds to list all of them.
+fn connection_end(local: SocketAddr, remote: SocketAddr) -> io::Result<ConnectionEnd> {
+    // The kernel answers a question about one socket at once, but takes milliseconds to list all of them. Only the
+    // list shows the sockets that are bound to a device, which any program may do.
     #[cfg(target_os = "linux")]
-    if let Some(answer) = socket_diag::connection_end(local, remote)? {
-        return Ok(answer);
+    if let Some(end) = socket_diag::open_end(local, remote)? {
+        return Ok(end);
     }
     socket_table::connection_end(local, remote)
 }
 
-/// The ends at this address of connections from this process, or of those from any process if the others are closed
-/// already. Empty if no process of this network namespace has one. Blocks: it may read files.
-///
-/// # Errors
-/// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
-pub(super) fn ends_at(address: SocketAddr) -> io::Result<Vec<ConnectionEnd>> {
-    let ends = other_ends(address)?;
-    // The list of all connections takes long, and does not contain those to other machines.
-    if ends.is_empty() && address.ip().is_loopback() {
-        return socket_table::ends_at(address);
-    }
-    Ok(ends)
-}
-
-/// The other ends of this process's connections to this address, as far as a process has them. Blocks: it may read files.
+/// The other ends of this process's connections to this address. Blocks: it may read files.
 ///
 /// # Errors
 /// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
 pub(super) fn other_ends(address: SocketAddr) -> io::Result<Vec<ConnectionEnd>> {
-    let mut ends = Vec::new();
     match own_ends(address) {
-        Ok(own) => {
-            for own in own {
-                ends.extend(connection_end(address, own)?);
-            }
-        }
-        // Other processes' connections to this address lead to where this one's do.
-        Err(Errno::PERM | Errno::NOSYS) => ends = socket_table::ends_at(address)?,
-        Err(error) => return Err(error.into()),
+        Ok(own) => own
+            .into_iter()
+            .map(|own| connection_end(address, own))
+            .collect(),
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
+        // It is not permitted. Other processes' connections to this address lead to where this one's do.
+        Err(_) => socket_table::ends_at(address),
     }
-    Ok(ends)
 }
 
 /// The addresses of this process's own ends of its connections to this address.
@@ -180,21 +162,39 @@ mod tests {
             let client = TcpStream::connect(address).unwrap();
             let own = client.local_addr().unwrap();
             assert_eq!(own_ends(address).unwrap(), [own]);
-            let both = || {
-                let asked = socket_diag::connection_end(address, own).unwrap();
+            let shown = || {
                 let listed = socket_table::connection_end(address, own).unwrap();
-                assert_eq!(asked, Some(listed), "{listen}");
+                assert_eq!(connection_end(address, own).unwrap(), listed, "{listen}");
+                assert_eq!(other_ends(address).unwrap(), [listed]);
                 listed
             };
-            assert_eq!(both(), None, "nobody has accepted it");
+            assert_eq!(shown(), ConnectionEnd::NotShown, "nobody has accepted it");
             let (server, _) = listener.accept().unwrap();
-            let end = both().unwrap();
-            assert_eq!(end.uid, rustix::process::geteuid().as_raw());
-            assert_ne!(Some(end), connection_end(own, address).unwrap());
+            let end = shown();
+            assert_eq!(socket_diag::open_end(address, own).unwrap(), Some(end));
+            assert_ne!(connection_end(own, address).unwrap(), end);
+            let user = socket_user(address, own).unwrap();
+            assert_eq!(user, Some(rustix::process::geteuid().as_raw()));
             drop(server);
-            assert_eq!(both(), None, "it is closed");
+            assert_eq!(shown(), ConnectionEnd::Closed);
             drop(client);
             assert_eq!(own_ends(address).unwrap(), []);
         }
+    }
+
+    /// The kernel does not find such a socket when it is asked for it.
+    #[tokio::test]
+    async fn a_socket_that_is_bound_to_a_device_is_seen() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind_device(Some(b"lo")).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (_server, _) = listener.accept().await.unwrap();
+        let own = client.local_addr().unwrap();
+        assert_eq!(socket_diag::open_end(address, own).unwrap(), None);
+        let ends = other_ends(address).unwrap();
+        assert!(matches!(ends[..], [ConnectionEnd::Open { .. }]), "{ends:?}");
     }
 }

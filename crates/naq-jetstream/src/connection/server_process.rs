@@ -11,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::connection_ends::other_ends;
+use super::socket_table::ConnectionEnd;
 
-/// A process of this machine, which no later process with the same number is taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A process of this machine, which no other process is taken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerProcess {
     /// Its number.
     pub pid: i32,
-    /// When it started, in clock ticks since the boot of the machine.
-    pub start_ticks: u64,
+    /// What no other process with this number has: see [`process_identity`].
+    pub identity: String,
 }
 
 /// Finds the process of the managed server, which is another one after each restart. Calling it blocks while it reads
@@ -46,27 +47,41 @@ impl FindServerProcess {
 }
 
 impl ServerProcess {
-    /// Whether the kernel shows this process, and no later one with its number.
+    /// The process with this number. `None` if the kernel does not show it.
+    #[must_use]
+    pub fn of_pid(pid: i32) -> Option<ServerProcess> {
+        let identity = process_identity(pid).ok()?;
+        Some(ServerProcess { pid, identity })
+    }
+
+    /// Whether the kernel shows this process, and no other one with its number.
     fn is_running(&self) -> bool {
-        process_start_ticks(self.pid).is_ok_and(|started| started == self.start_ticks)
+        process_identity(self.pid).is_ok_and(|identity| identity == self.identity)
     }
 
     /// Whether this process has the other end of all connections from the calling process to this address, and there
     /// is one. Blocks: it reads files of the kernel.
-    ///
-    /// A connection that this process has not accepted yet does not count. One that has greeted was accepted.
     #[must_use]
     pub fn serves(&self, address: SocketAddr) -> bool {
         let lookup = || -> io::Result<bool> {
             let ends = other_ends(address)?;
             let sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
             // after its sockets were read: they were those of this very process
-            let is_same = self.is_running();
-            let has_all = ends.iter().all(|end| sockets.contains(&end.inode));
-            Ok(is_same && has_all && !ends.is_empty())
+            Ok(self.is_running() && has_all(&sockets, &ends))
         };
         lookup().unwrap_or(false)
     }
+}
+
+/// Whether all ends that may be read from are among these sockets, and there is one.
+fn has_all(sockets: &HashSet<u64>, ends: &[ConnectionEnd]) -> bool {
+    let is_there = |end: &ConnectionEnd| match end {
+        ConnectionEnd::Open { inode, .. } => sockets.contains(inode),
+        ConnectionEnd::Closed => true,
+        ConnectionEnd::NotShown => false,
+    };
+    let is_open = |end: &ConnectionEnd| matches!(end, ConnectionEnd::Open { .. });
+    ends.iter().all(is_there) && ends.iter().any(is_open)
 }
 
 /// The numbers of the sockets in a folder of descriptors (proc(5), `/proc/PID/fd`).
@@ -85,12 +100,16 @@ fn sockets_of(folder: &Path) -> io::Result<HashSet<u64>> {
     Ok(sockets)
 }
 
-/// When a process started, in clock ticks since the boot of the machine (proc(5), `/proc/PID/stat`, field 22).
+/// What two processes with the same number do not have in common: the machine's boot, the namespace of process ids, and
+/// when the process started, in clock ticks since the boot (proc(5), `/proc/PID/stat`, field 22).
 ///
 /// # Errors
 /// Returns an error if there is no such process, or if `/proc` cannot be read.
-pub fn process_start_ticks(pid: i32) -> io::Result<u64> {
-    parse_start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+pub fn process_identity(pid: i32) -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let namespace = fs::read_link("/proc/self/ns/pid")?;
+    let started = parse_start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)?;
+    Ok(format!("{} {} {started}", boot.trim(), namespace.display()))
 }
 
 /// The name of the program, field 2, may contain anything, and ends with the last parenthesis.
@@ -112,10 +131,7 @@ mod tests {
     #[test]
     fn a_process_serves_what_it_has_accepted() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        let own = ServerProcess {
-            pid,
-            start_ticks: process_start_ticks(pid).unwrap(),
-        };
+        let own = ServerProcess::of_pid(pid).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(!own.serves(address), "no connection");
@@ -125,20 +141,35 @@ mod tests {
         client.read_exact(&mut [0]).unwrap();
         assert!(own.serves(address));
         let later = ServerProcess {
-            start_ticks: own.start_ticks + 1,
-            ..own
+            identity: format!("{}0", own.identity),
+            ..own.clone()
         };
         assert!(!later.serves(address), "another process with this number");
-        let init = ServerProcess {
-            pid: 1,
-            start_ticks: process_start_ticks(1).unwrap(),
-        };
+        let init = ServerProcess::of_pid(1).unwrap();
         assert!(!init.serves(address), "another process");
         let waiting = TcpStream::connect(address).unwrap();
-        assert!(own.serves(address), "another one is not accepted yet");
+        assert!(!own.serves(address), "another one is not accepted yet");
         drop(waiting);
         drop(server);
         assert!(!own.serves(address), "the server has closed it");
+    }
+
+    /// One of a client's connections may lead to the server, and another one to a program that has taken its port.
+    #[test]
+    fn each_end_has_to_be_shown() {
+        let sockets = HashSet::from([1, 2]);
+        let open = |inode| ConnectionEnd::Open { uid: 0, inode };
+        let (closed, hidden) = (ConnectionEnd::Closed, ConnectionEnd::NotShown);
+        for (ends, expected) in [
+            (vec![open(1), open(2)], true),
+            (vec![open(1), closed], true),
+            (vec![open(1), open(3)], false),
+            (vec![open(1), hidden], false),
+            (vec![closed], false),
+            (vec![], false),
+        ] {
+            assert_eq!(has_all(&sockets, &ends), expected, "{ends:?}");
+        }
     }
 
     #[test]

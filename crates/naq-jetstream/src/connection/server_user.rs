@@ -12,9 +12,10 @@ use std::sync::{Mutex, PoisonError};
 use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
-use super::connection_ends::ends_at;
+use super::connection_ends::other_ends;
 use super::options::ConnectOptions;
 use super::server_process::FindServerProcess;
+use super::socket_table::ConnectionEnd;
 use crate::user_database::accounts;
 
 /// Whether this process has warned that it cannot see who runs a server.
@@ -188,14 +189,22 @@ impl ServerUsers {
     }
 
     fn owner(&self, address: SocketAddr) -> Owner {
-        let Ok(ends) = ends_at(address) else {
+        let Ok(ends) = other_ends(address) else {
             return Owner::NotLookedUp;
         };
-        match ends.iter().find(|end| !self.allows(end.uid)) {
-            Some(end) => Owner::Other(end.uid),
-            None if ends.is_empty() => Owner::Unknown,
-            None => Owner::Allowed,
+        let mut owner = match ends.is_empty() {
+            true => Owner::Unknown,
+            false => Owner::Allowed,
+        };
+        for end in ends {
+            match end {
+                ConnectionEnd::Open { uid, .. } if !self.allows(uid) => return Owner::Other(uid),
+                // nobody reads what is sent to a closed one
+                ConnectionEnd::Open { .. } | ConnectionEnd::Closed => {}
+                ConnectionEnd::NotShown => owner = Owner::Unknown,
+            }
         }
+        owner
     }
 
     fn allows(&self, uid: u32) -> bool {

@@ -13,47 +13,21 @@ use super::socket_table::ConnectionEnd;
 
 /// `SOCK_DIAG_BY_FAMILY` of `linux/sock_diag.h`.
 const BY_FAMILY: u16 = 20;
-/// `NLMSG_ERROR` of `linux/netlink.h`.
-const ERROR: u16 = 2;
 /// `NLM_F_REQUEST` of `linux/netlink.h`.
 const REQUEST: u16 = 1;
 const PROTOCOL_TCP: u8 = 6;
-/// The state of a socket that accepts connections.
-const STATE_LISTENING: u8 = 10;
-
 /// Size of a request: the header of netlink, and `inet_diag_req_v2` of `linux/inet_diag.h`.
 const REQUEST_BYTES: usize = 16 + 56;
 
 /// Number of bytes of an answer that are read: the header, and `inet_diag_msg` up to the number of the socket.
 const ANSWER_BYTES: usize = 88;
 
-/// What the kernel answers.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Found(ConnectionEnd),
-    /// It has no such socket, or none that a process has; or it cannot answer such questions.
-    NotFound,
-    /// It does not answer.
-    Refused,
-}
-
-/// The end of a connection whose own address is `local`, and whose other end is `remote`. `None` if the kernel does not answer such questions.
-pub(super) fn connection_end(
-    local: SocketAddr,
-    remote: SocketAddr,
-) -> io::Result<Option<Option<ConnectionEnd>>> {
-    match ask(local, remote)? {
-        Answer::Found(end) => Ok(Some(Some(end))),
-        // The other end is the asking process's: if the kernel finds that one, it has answered.
-        Answer::NotFound => match ask(remote, local)? {
-            Answer::Found(_) => Ok(Some(None)),
-            Answer::NotFound | Answer::Refused => Ok(None),
-        },
-        Answer::Refused => Ok(None),
-    }
-}
-
-fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Answer> {
+/// The end of a connection whose own address is `local`, and whose other end is `remote`, if a process has it. `None`
+/// says nothing: the kernel may permit no such question, and finds no socket that is bound to a device.
+///
+/// # Errors
+/// Returns an error if this process lacks a resource for the lookup, such as a descriptor.
+pub(super) fn open_end(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<ConnectionEnd>> {
     let opened = socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -66,7 +40,7 @@ fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Answer> {
             return Err(error.into());
         }
         // a container may permit no such sockets
-        Err(_) => return Ok(Answer::Refused),
+        Err(_) => return Ok(None),
     };
     let kernel = SocketAddrNetlink::new(0, 0);
     let sent = sendto(
@@ -76,13 +50,13 @@ fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Answer> {
         &kernel,
     );
     if sent.is_err() {
-        return Ok(Answer::Refused);
+        return Ok(None);
     }
     let mut answer = [0; ANSWER_BYTES];
     // The kernel answers while it gets the request.
     match recv(&socket, &mut answer, RecvFlags::DONTWAIT) {
         Ok((length, _)) => Ok(parse(&answer[..length])),
-        Err(_) => Ok(Answer::Refused),
+        Err(_) => Ok(None),
     }
 }
 
@@ -106,7 +80,7 @@ fn request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(words(local.ip()));
     bytes.extend(words(remote.ip()));
-    // any interface, any cookie
+    // no interface, any cookie
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend([0xff; 8]);
     bytes
@@ -123,32 +97,18 @@ fn words(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-fn parse(answer: &[u8]) -> Answer {
+fn parse(answer: &[u8]) -> Option<ConnectionEnd> {
     let word = |at: usize| {
         let bytes = answer.get(at..at + 4)?.try_into().ok()?;
         Some(u32::from_ne_bytes(bytes))
     };
-    let kind = answer
-        .get(4..6)
-        .and_then(|bytes| Some(u16::from_ne_bytes(bytes.try_into().ok()?)));
-    match kind {
-        Some(BY_FAMILY) => match (answer.get(17), word(80), word(84)) {
-            // A socket without a number has no user: nobody has accepted it, or everybody has closed it.
-            (Some(&state), Some(uid), Some(inode)) if state != STATE_LISTENING && inode != 0 => {
-                Answer::Found(ConnectionEnd {
-                    uid,
-                    inode: u64::from(inode),
-                })
-            }
-            (Some(_), Some(_), Some(_)) => Answer::NotFound,
-            _ => Answer::Refused,
-        },
-        // the negative error number
-        Some(ERROR) if word(16) == Some((-Errno::NOENT.raw_os_error()).cast_unsigned()) => {
-            Answer::NotFound
-        }
-        _ => Answer::Refused,
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    if kind != BY_FAMILY {
+        return None;
     }
+    let (state, uid, inode) = (*answer.get(17)?, word(80)?, word(84)?);
+    let end = ConnectionEnd::of_socket(state, uid, u64::from(inode));
+    matches!(end, ConnectionEnd::Open { .. }).then_some(end)
 }
 
 #[cfg(test)]
@@ -156,28 +116,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_with_doubt() {
-        let answer = |kind: u16, state: u8, error: i32, uid: u32, inode: u32| {
+    fn only_a_socket_that_a_process_has_is_an_answer() {
+        let answer = |kind: u16, state: u8, inode: u32| {
             let mut bytes = [0; ANSWER_BYTES];
             bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-            bytes[16..20].copy_from_slice(&error.to_ne_bytes());
-            bytes[17] = if kind == BY_FAMILY { state } else { bytes[17] };
-            bytes[80..84].copy_from_slice(&uid.to_ne_bytes());
+            bytes[17] = state;
+            bytes[80..84].copy_from_slice(&7_u32.to_ne_bytes());
             bytes[84..88].copy_from_slice(&inode.to_ne_bytes());
             bytes
         };
-        let end = ConnectionEnd { uid: 7, inode: 9 };
-        let found = answer(BY_FAMILY, 1, 0, 7, 9);
-        assert_eq!(parse(&found), Answer::Found(end));
+        let found = answer(BY_FAMILY, 1, 9);
+        let end = ConnectionEnd::Open { uid: 7, inode: 9 };
+        assert_eq!(parse(&found), Some(end));
         for length in 0..ANSWER_BYTES {
-            assert_eq!(parse(&found[..length]), Answer::Refused, "{length}");
+            assert_eq!(parse(&found[..length]), None, "{length}");
         }
-        let listening = answer(BY_FAMILY, STATE_LISTENING, 0, 7, 9);
-        assert_eq!(parse(&listening), Answer::NotFound);
-        assert_eq!(parse(&answer(BY_FAMILY, 6, 0, 0, 0)), Answer::NotFound);
-        assert_eq!(parse(&answer(ERROR, 0, -2, 0, 0)), Answer::NotFound);
-        assert_eq!(parse(&answer(ERROR, 0, -1, 0, 0)), Answer::Refused);
-        assert_eq!(parse(&answer(3, 0, 0, 0, 0)), Answer::Refused);
+        const LISTENING: u8 = 10;
+        const TIME_WAIT: u8 = 6;
+        const ERROR: u16 = 2;
+        assert_eq!(parse(&answer(BY_FAMILY, LISTENING, 9)), None);
+        assert_eq!(parse(&answer(BY_FAMILY, TIME_WAIT, 0)), None);
+        assert_eq!(parse(&answer(ERROR, 1, 9)), None);
     }
 
     #[test]

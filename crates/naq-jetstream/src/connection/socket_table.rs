@@ -4,24 +4,47 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 
-/// The process's end of a connection.
+/// An end of a connection, as the kernel shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ConnectionEnd {
-    /// The user id of the socket's owner.
-    pub(super) uid: u32,
-    /// The number by which `/proc/PID/fd` names the socket.
-    pub(super) inode: u64,
+pub(super) enum ConnectionEnd {
+    /// A process has it.
+    Open {
+        /// The user id of the socket's owner.
+        uid: u32,
+        /// The number by which `/proc/PID/fd` names the socket.
+        inode: u64,
+    },
+    /// All processes that had it have closed it: nobody reads what is sent to it.
+    Closed,
+    /// The kernel does not show who has it: it is on another machine, in another network namespace or at another
+    /// address, or nobody has accepted it yet.
+    NotShown,
+}
+
+impl ConnectionEnd {
+    /// The end of a socket in this state (`net/tcp_states.h`). A socket without a number is no process's.
+    pub(super) fn of_socket(state: u8, uid: u32, inode: u64) -> ConnectionEnd {
+        const ESTABLISHED: u8 = 1;
+        const SYN_RECEIVED: u8 = 3;
+        const LISTENING: u8 = 10;
+        const NEW_SYN_RECEIVED: u8 = 12;
+        match (state, inode) {
+            (LISTENING, _) => ConnectionEnd::NotShown,
+            // In any other state a process may still read what comes.
+            (_, 1..) => ConnectionEnd::Open { uid, inode },
+            (ESTABLISHED | SYN_RECEIVED | NEW_SYN_RECEIVED, 0) => ConnectionEnd::NotShown,
+            (_, 0) => ConnectionEnd::Closed,
+        }
+    }
 }
 
 /// The space for a table of some hundred connections, in bytes: the kernel does not say the size.
 const TABLE_BYTES: usize = 64 << 10;
 
 /// The end of a connection whose own address is `local`, and whose other end is `remote`.
-pub(super) fn connection_end(
-    local: SocketAddr,
-    remote: SocketAddr,
-) -> io::Result<Option<ConnectionEnd>> {
-    Ok(find(local, Some(remote))?.pop())
+pub(super) fn connection_end(local: SocketAddr, remote: SocketAddr) -> io::Result<ConnectionEnd> {
+    let found = find(local, Some(remote))?.pop();
+    Ok(found.unwrap_or(ConnectionEnd::NotShown))
 }
 
 /// The ends of connections whose own address is this one.
@@ -65,17 +88,16 @@ fn parse(
 }
 
 fn parse_line(line: &str, local: SocketAddr, remote: Option<SocketAddr>) -> Option<ConnectionEnd> {
-    const LISTENING: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let own = parse_endpoint(fields.nth(1)?)?;
     let other = parse_endpoint(fields.next()?)?;
-    let state = fields.next()?;
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
-    // A socket without an inode has no user: nobody has accepted it, or everybody has closed it. In any
-    // other state but this one a process may still read what comes.
     let is_wanted = own == local && remote.is_none_or(|remote| remote == other);
-    (is_wanted && state != LISTENING && inode != 0).then_some(ConnectionEnd { uid, inode })
+    // a socket that listens has the address 0.0.0.0 at its other end
+    let is_connected = !other.ip().is_unspecified();
+    (is_wanted && is_connected).then(|| ConnectionEnd::of_socket(state, uid, inode))
 }
 
 /// Parses `0100007F:107E`: words of the address in the byte order of the machine, and the port.
@@ -116,25 +138,34 @@ mod tests {
         let found = |table: &str, local: &str, remote: &str| {
             let remote = remote.parse().unwrap();
             let mut ends = parse(table, local.parse().unwrap(), Some(remote));
-            ends.next().map(|end| (end.uid, end.inode))
+            ends.next()
         };
+        let open = |uid, inode| Some(ConnectionEnd::Open { uid, inode });
         let server = |client: &str| found(table, "127.0.0.1:4222", client);
-        assert_eq!(server("127.0.0.1:34624"), Some((222, 1068)));
-        assert_eq!(server("127.0.0.1:34625"), None, "it is closed");
+        assert_eq!(server("127.0.0.1:34624"), open(222, 1068));
+        assert_eq!(server("127.0.0.1:34625"), Some(ConnectionEnd::Closed));
         // an end that was closed for writing (05) can still read
-        assert_eq!(server("127.0.0.1:34626"), Some((444, 1070)));
+        assert_eq!(server("127.0.0.1:34626"), open(444, 1070));
         assert_eq!(server("0.0.0.0:0"), None, "it listens");
         let of_all = parse(table, "127.0.0.1:4222".parse().unwrap(), None);
-        assert_eq!(of_all.map(|end| end.uid).collect::<Vec<_>>(), [222, 444]);
+        let of_all: Vec<_> = of_all.map(Some).collect();
+        assert_eq!(
+            of_all,
+            [
+                open(222, 1068),
+                Some(ConnectionEnd::Closed),
+                open(444, 1070)
+            ]
+        );
         let client = found(table, "127.0.0.1:34624", "127.0.0.1:4222");
-        assert_eq!(client, Some((333, 1069)));
+        assert_eq!(client, open(333, 1069));
         let mapped = "  sl\n   0: 0000000000000000FFFF00000100007F:107E 0000000000000000FFFF00000100007F:8740 01 \
                       00000000:00000000 00:00000000 00000000   777        0 1068 1 0\n\
                       1: 00000000000000000000000001000000:107E 00000000000000000000000001000000:8741 01 \
                       00000000:00000000 00:00000000 00000000   888        0 1069 1 0\n";
-        let found = |local: &str, remote: &str| found(mapped, local, remote).map(|(uid, _)| uid);
-        assert_eq!(found("127.0.0.1:4222", "127.0.0.1:34624"), Some(777));
-        assert_eq!(found("[::1]:4222", "[::1]:34625"), Some(888));
+        let found = |local: &str, remote: &str| found(mapped, local, remote);
+        assert_eq!(found("127.0.0.1:4222", "127.0.0.1:34624"), open(777, 1068));
+        assert_eq!(found("[::1]:4222", "[::1]:34625"), open(888, 1069));
     }
 
     #[cfg(unix)]

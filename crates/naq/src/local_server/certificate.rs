@@ -145,15 +145,19 @@ pub(super) struct RequiredProof {
 }
 
 impl RequiredProof {
-    /// Checks a server that has greeted, at this address.
+    /// Checks a server that has greeted, at this address. Returns whether the kernel shows that it is the process.
     ///
     /// # Errors
     /// Returns an error if the kernel does not show that it is this process, and it does not present this
     /// certificate, or has not done so at the deadline.
-    pub(super) fn verify(&self, address: SocketAddr, stream: &mut BoundedStream) -> io::Result<()> {
-        match self.process {
-            Some(process) if process.serves(address) => Ok(()),
-            _ => self.certificate.verify(stream),
+    pub(super) fn verify(
+        &self,
+        address: SocketAddr,
+        stream: &mut BoundedStream,
+    ) -> io::Result<bool> {
+        match &self.process {
+            Some(process) if process.serves(address) => Ok(true),
+            _ => self.certificate.verify(stream).map(|()| false),
         }
     }
 }

@@ -18,15 +18,15 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getppid};
 use rand::Rng;
 
+use naq_client::ServerProcess;
 use naq_client::server_state::ServerState;
-use naq_client::{ServerProcess, process_start_ticks};
 
 use super::certificate::{self, PinnedCertificate, RequiredProof};
 use super::config_file::{ConfigFile, Port, SyncInterval};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
 use super::provision;
-use super::server_info;
+use super::server_info::{self, ServerInfo};
 use super::subprocess;
 use super::supervisor_log::{log_line, open_log};
 use super::supervisor_protocol::{SUPERVISOR_ARGUMENT, SupervisorRequest};
@@ -163,15 +163,8 @@ fn timer_slack_ns(sync: SyncInterval) -> u64 {
 pub(super) struct Child {
     pub(super) pid: Pid,
     pub(super) started: Instant,
-}
-
-impl Child {
-    /// `None` if the kernel does not show when it started.
-    fn process(&self) -> Option<ServerProcess> {
-        let pid = self.pid.as_raw();
-        let start_ticks = process_start_ticks(pid).ok()?;
-        Some(ServerProcess { pid, start_ticks })
-    }
+    /// `None` if the kernel does not show it.
+    process: Option<ServerProcess>,
 }
 
 /// Why nats-server did not start.
@@ -230,7 +223,7 @@ impl StartContext<'_> {
         let child = self.spawn(&conf_path).map_err(other)?;
         let proof = certificate.map(|certificate| RequiredProof {
             certificate,
-            process: child.process(),
+            process: child.process.clone(),
         });
         let mut status = None;
         let mut interruption = None;
@@ -252,7 +245,7 @@ impl StartContext<'_> {
             });
         let reason = match ready {
             Ok(greeting) => {
-                let state = self.state(port, &child, greeting.version);
+                let state = self.state(port, &child, greeting);
                 match write_state(self.folder, &state) {
                     Ok(()) => return Ok((child, state)),
                     Err(error) => error.to_string(),
@@ -328,6 +321,8 @@ impl StartContext<'_> {
             .spawn()
             .map_err(ServerError::file("run", &self.request.binary))?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+        // before another thread may reap it
+        let process = ServerProcess::of_pid(pid.as_raw());
         let sender = self.sender.clone();
         // The death signal is bound to the thread that forked: this one, which lives as long as the
         // supervisor. Another thread waits for the child.
@@ -344,10 +339,11 @@ impl StartContext<'_> {
         Ok(Child {
             pid,
             started: Instant::now(),
+            process,
         })
     }
 
-    fn state(&self, port: u16, child: &Child, version: String) -> ServerState {
+    fn state(&self, port: u16, child: &Child, greeting: ServerInfo) -> ServerState {
         #[expect(
             clippy::disallowed_methods,
             reason = "the supervisor records when nats-server started"
@@ -358,11 +354,15 @@ impl StartContext<'_> {
             url: format!("nats://{}", server_info::address(port)),
             port,
             pid: child.pid.as_raw(),
-            start_ticks: child.process().map(|process| process.start_ticks),
+            process_identity: child
+                .process
+                .clone()
+                .filter(|_| greeting.is_process_shown)
+                .map(|process| process.identity),
             supervisor_pid: Pid::this().as_raw(),
             nkey_file: self.folder.nkey_file(),
             certificate_file: self.client_key.map(|_| self.folder.certificate_file()),
-            version,
+            version: greeting.version,
             binary: self.request.binary.clone(),
             server_name: self.server_name.to_owned(),
             started_at: now - age,

@@ -30,6 +30,9 @@ pub(super) struct ServerInfo {
     /// Whether JetStream is enabled.
     #[serde(default)]
     pub(super) jetstream: bool,
+    /// Whether the kernel shows that it is the process which it has to be.
+    #[serde(skip)]
+    pub(super) is_process_shown: bool,
 }
 
 /// The address of a managed server.
@@ -53,10 +56,10 @@ pub(super) fn read(
     let json = line
         .strip_prefix("INFO ")
         .ok_or_else(|| other("the program that answers there is not a NATS server".to_owned()))?;
-    let greeting = serde_json::from_str(json)
+    let mut greeting: ServerInfo = serde_json::from_str(json)
         .map_err(|error| other(format!("its greeting is malformed: {error}")))?;
     if let Some(proof) = proof {
-        proof.verify(address(port), &mut stream).map_err(|error| {
+        greeting.is_process_shown = proof.verify(address(port), &mut stream).map_err(|error| {
             other(format!(
                 "it does not prove that it is the server of this data folder ({error})"
             ))
