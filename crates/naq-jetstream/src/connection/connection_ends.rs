@@ -19,7 +19,7 @@ use super::socket_table::{self, ConnectionEnd};
 pub fn socket_user(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     Ok(match connection_end(local, remote)? {
         ConnectionEnd::Open { uid, .. } => Some(uid),
-        ConnectionEnd::Closed | ConnectionEnd::NotShown => None,
+        ConnectionEnd::Unowned | ConnectionEnd::NotShown => None,
     })
 }
 
@@ -168,7 +168,7 @@ mod tests {
                 assert_eq!(other_ends(address).unwrap(), [listed]);
                 listed
             };
-            assert_eq!(shown(), ConnectionEnd::NotShown, "nobody has accepted it");
+            assert_eq!(shown(), ConnectionEnd::Unowned, "nobody has accepted it");
             let (server, _) = listener.accept().unwrap();
             let end = shown();
             assert_eq!(socket_diag::open_end(address, own).unwrap(), Some(end));
@@ -176,7 +176,7 @@ mod tests {
             let user = socket_user(address, own).unwrap();
             assert_eq!(user, Some(rustix::process::geteuid().as_raw()));
             drop(server);
-            assert_eq!(shown(), ConnectionEnd::Closed);
+            assert_eq!(shown(), ConnectionEnd::Unowned, "it is closed");
             drop(client);
             assert_eq!(own_ends(address).unwrap(), []);
         }

@@ -77,7 +77,7 @@ impl ServerProcess {
 fn has_all(sockets: &HashSet<u64>, ends: &[ConnectionEnd]) -> bool {
     let is_there = |end: &ConnectionEnd| match end {
         ConnectionEnd::Open { inode, .. } => sockets.contains(inode),
-        ConnectionEnd::Closed => true,
+        ConnectionEnd::Unowned => true,
         ConnectionEnd::NotShown => false,
     };
     let is_open = |end: &ConnectionEnd| matches!(end, ConnectionEnd::Open { .. });
@@ -148,7 +148,7 @@ mod tests {
         let init = ServerProcess::of_pid(1).unwrap();
         assert!(!init.serves(address), "another process");
         let waiting = TcpStream::connect(address).unwrap();
-        assert!(!own.serves(address), "another one is not accepted yet");
+        assert!(own.serves(address), "another one is not accepted yet");
         drop(waiting);
         drop(server);
         assert!(!own.serves(address), "the server has closed it");
@@ -159,13 +159,13 @@ mod tests {
     fn each_end_has_to_be_shown() {
         let sockets = HashSet::from([1, 2]);
         let open = |inode| ConnectionEnd::Open { uid: 0, inode };
-        let (closed, hidden) = (ConnectionEnd::Closed, ConnectionEnd::NotShown);
+        let (unowned, hidden) = (ConnectionEnd::Unowned, ConnectionEnd::NotShown);
         for (ends, expected) in [
             (vec![open(1), open(2)], true),
-            (vec![open(1), closed], true),
+            (vec![open(1), unowned], true),
             (vec![open(1), open(3)], false),
             (vec![open(1), hidden], false),
-            (vec![closed], false),
+            (vec![unowned], false),
             (vec![], false),
         ] {
             assert_eq!(has_all(&sockets, &ends), expected, "{ends:?}");

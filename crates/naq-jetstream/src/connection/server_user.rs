@@ -199,8 +199,8 @@ impl ServerUsers {
         for end in ends {
             match end {
                 ConnectionEnd::Open { uid, .. } if !self.allows(uid) => return Owner::Other(uid),
-                // nobody reads what is sent to a closed one
-                ConnectionEnd::Open { .. } | ConnectionEnd::Closed => {}
+                // nobody reads what is sent to one without an owner
+                ConnectionEnd::Open { .. } | ConnectionEnd::Unowned => {}
                 ConnectionEnd::NotShown => owner = Owner::Unknown,
             }
         }

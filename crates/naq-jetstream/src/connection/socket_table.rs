@@ -14,26 +14,21 @@ pub(super) enum ConnectionEnd {
         /// The number by which `/proc/PID/fd` names the socket.
         inode: u64,
     },
-    /// All processes that had it have closed it: nobody reads what is sent to it.
-    Closed,
-    /// The kernel does not show who has it: it is on another machine, in another network namespace or at another
-    /// address, or nobody has accepted it yet.
+    /// No process has it: nobody has accepted it yet, or all have closed it. One that has greeted was accepted.
+    Unowned,
+    /// The kernel does not show it: it is on another machine, in another network namespace or at another address.
     NotShown,
 }
 
 impl ConnectionEnd {
-    /// The end of a socket in this state (`net/tcp_states.h`). A socket without a number is no process's.
+    /// The end of a socket in this state (`net/tcp_states.h`).
     pub(super) fn of_socket(state: u8, uid: u32, inode: u64) -> ConnectionEnd {
-        const ESTABLISHED: u8 = 1;
-        const SYN_RECEIVED: u8 = 3;
         const LISTENING: u8 = 10;
-        const NEW_SYN_RECEIVED: u8 = 12;
         match (state, inode) {
             (LISTENING, _) => ConnectionEnd::NotShown,
-            // In any other state a process may still read what comes.
+            (_, 0) => ConnectionEnd::Unowned,
+            // Whatever the state, a process may still read what comes.
             (_, 1..) => ConnectionEnd::Open { uid, inode },
-            (ESTABLISHED | SYN_RECEIVED | NEW_SYN_RECEIVED, 0) => ConnectionEnd::NotShown,
-            (_, 0) => ConnectionEnd::Closed,
         }
     }
 }
@@ -143,7 +138,7 @@ mod tests {
         let open = |uid, inode| Some(ConnectionEnd::Open { uid, inode });
         let server = |client: &str| found(table, "127.0.0.1:4222", client);
         assert_eq!(server("127.0.0.1:34624"), open(222, 1068));
-        assert_eq!(server("127.0.0.1:34625"), Some(ConnectionEnd::Closed));
+        assert_eq!(server("127.0.0.1:34625"), Some(ConnectionEnd::Unowned));
         // an end that was closed for writing (05) can still read
         assert_eq!(server("127.0.0.1:34626"), open(444, 1070));
         assert_eq!(server("0.0.0.0:0"), None, "it listens");
@@ -153,7 +148,7 @@ mod tests {
             of_all,
             [
                 open(222, 1068),
-                Some(ConnectionEnd::Closed),
+                Some(ConnectionEnd::Unowned),
                 open(444, 1070)
             ]
         );
