@@ -75,13 +75,13 @@ impl ServerProcess {
 
 /// Whether all ends that may be read from are among these sockets, and there is one.
 fn has_all(sockets: &HashSet<u64>, ends: &[ConnectionEnd]) -> bool {
-    let is_there = |end: &ConnectionEnd| match end {
+    let is_served = |end: &ConnectionEnd| match end {
         ConnectionEnd::Open { inode, .. } => sockets.contains(inode),
         ConnectionEnd::Unowned => true,
         ConnectionEnd::NotShown => false,
     };
     let is_open = |end: &ConnectionEnd| matches!(end, ConnectionEnd::Open { .. });
-    ends.iter().all(is_there) && ends.iter().any(is_open)
+    ends.iter().all(is_served) && ends.iter().any(is_open)
 }
 
 /// The numbers of the sockets in a folder of descriptors (proc(5), `/proc/PID/fd`).
