@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::connection_ends::other_ends;
@@ -35,9 +35,13 @@ impl FindServerProcess {
         FindServerProcess(Arc::new(find))
     }
 
-    /// Whether the kernel shows the server's process. It does not in another namespace of process ids.
+    /// Whether the kernel shows the server's process and its sockets. It does not in another namespace of process ids,
+    /// nor to a process with fewer capabilities, such as a job of root.
     pub(super) fn is_visible(&self) -> bool {
-        (self.0)().is_some_and(|process| process.is_running())
+        let has_sockets = |process: &ServerProcess| {
+            sockets_of(&process.descriptors()).is_ok_and(|sockets| !sockets.is_empty())
+        };
+        (self.0)().is_some_and(|process| process.is_running() && has_sockets(&process))
     }
 
     /// Whether all connections of this process to this address are to the server, and there is one.
@@ -54,6 +58,11 @@ impl ServerProcess {
         Some(ServerProcess { pid, identity })
     }
 
+    /// The kernel's folder of its descriptors.
+    fn descriptors(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd", self.pid))
+    }
+
     /// Whether the kernel shows this process, and no other one with its number.
     fn is_running(&self) -> bool {
         process_identity(self.pid).is_ok_and(|identity| identity == self.identity)
@@ -65,7 +74,7 @@ impl ServerProcess {
     pub fn serves(&self, address: SocketAddr) -> bool {
         let lookup = || -> io::Result<bool> {
             let ends = other_ends(address)?;
-            let sockets = sockets_of(Path::new(&format!("/proc/{}/fd", self.pid)))?;
+            let sockets = sockets_of(&self.descriptors())?;
             // after its sockets were read: they were those of this very process
             Ok(self.is_running() && has_all(&sockets, &ends))
         };
