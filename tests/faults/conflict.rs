@@ -1,6 +1,8 @@
 //! Another envelope under an id that is taken: the first one stays (row 37).
 
-use naq_protocol::{Reason, State};
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use naq_protocol::{JobId, Reason, State};
 
 use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
@@ -95,4 +97,65 @@ fn an_equivalent_envelope_under_a_used_id_is_a_duplicate() {
     naq.wait_drained("default");
     assert_eq!(naq.wait_ended(&id("mine")).attempt, 1);
     assert!(naq.dead_letters().is_empty());
+}
+
+/// An envelope of the job `mine`: the same one, whatever the space.
+fn spaced(space: &str, script: &str) -> Vec<u8> {
+    let envelope = format!(
+        r#"{{{space}"job_id":"mine","command":"sh","args":["-c","{script}"],"max_retries":2,"retry_delay":0.1,"retry_jitter":false}}"#
+    );
+    envelope.into_bytes()
+}
+
+/// Publishes the job to a subject, and runs it once, by a worker that dies before it gives the message back.
+fn fail_once(naq: &Naq, subject: &str, script: &str) {
+    let worker = naq
+        .worker(&["default"])
+        .ack_wait("3s")
+        .env("FAILPOINTS", "retry.slept=1*return")
+        .spawn();
+    naq.publish_to("default", subject, spaced("", script));
+    worker.wait_exit();
+}
+
+/// Neither the record nor a subject names the message that waits for the retry.
+#[test]
+fn an_equivalent_envelope_is_no_conflict_while_the_job_waits_for_its_retry() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let script = "[ $NAQ_ATTEMPT = 2 ]";
+    fail_once(&naq, "naq.queue.default", script);
+    naq.publish("default", spaced(" ", script));
+    let _worker = naq.worker(&["default"]).ack_wait("3s").spawn();
+    let record = naq.wait_ended(&id("mine"));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
+    naq.wait_drained("default");
+    let kept = naq.dead_letters();
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+/// The first message is gone, as a duplicate, when the second one is delivered for the next retry.
+#[test]
+fn a_job_that_is_retried_by_an_equivalent_envelope_keeps_its_other_retries() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let script = "[ $NAQ_ATTEMPT = 2 ] && sleep 6; [ $NAQ_ATTEMPT = 3 ]";
+    fail_once(&naq, SUBJECT, script);
+    let second = naq.publish("default", spaced(" ", script));
+    let worker = || {
+        let worker = naq.worker(&["default"]);
+        worker.ack_wait("3s").concurrency(1).spawn()
+    };
+    let _runs_it = worker();
+    let running = naq.wait_for(&id("mine"), "running again", |record| {
+        record.state() == State::Running && record.attempt == 2
+    });
+    let sequence = running.lease().unwrap().sequence;
+    assert_eq!(JobId::for_sequence(&running.queue, sequence), second);
+    let _finds_the_first = worker();
+    naq.wait_for_messages("default", 1);
+    let record = naq.wait_ended(&id("mine"));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 3));
+    let kept = naq.dead_letters();
+    assert!(kept.is_empty(), "{kept:?}");
 }

@@ -88,8 +88,8 @@ pub enum RunAlone {
 pub enum DeliveryDecision {
     /// Write this record if its revision is still the one that was decided upon, then run the job.
     Run(Box<Record>),
-    /// The bytes differ from those of the job's first envelope. If both are equivalent, decide
-    /// again with the digest of the first one. Otherwise the id belongs to the first envelope.
+    /// The bytes differ from those that the record has the digest of. If both are equivalent, decide
+    /// again with the digest of these bytes in the record. Otherwise the id belongs to the other envelope.
     CompareEnvelopes,
     /// The record is of a job whose message had the same sequence in an earlier stream of the queue.
     /// Decide again under another id.

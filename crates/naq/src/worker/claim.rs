@@ -436,22 +436,29 @@ impl<'a> Claiming<'a> {
     /// delivery is decided under the first one's digest; otherwise the id is taken. If the first
     /// envelope no longer exists, they count as different.
     async fn compare_envelopes(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
-        let Some(record) = &snapshot.record else {
+        let RecordSnapshot { record, revision } = snapshot;
+        let Some(mut record) = record else {
             return AGAIN;
         };
         let delivery = self.delivery();
         let first = delivery
-            .persist(|| delivery.broker().envelope_of(record))
+            .persist(|| delivery.broker().envelope_of(&record))
             .await;
-        let Ok(first) = first else {
-            return done(Done::LeaseLost);
-        };
-        if first.is_some_and(|first| is_equivalent(&first, &delivery.message.payload)) {
-            self.facts.envelope_digest = record.envelope_digest.clone().unwrap_or_default();
-            self.snapshot = Some(snapshot);
-            AGAIN
-        } else {
-            self.reject_id_conflict().await
+        match first {
+            Ok(Some(first)) if is_equivalent(&first, &delivery.message.payload) => {
+                // If the job runs by this message, its retries have these bytes, and the first ones may be gone.
+                record.envelope_digest = Some(self.facts.envelope_digest.clone());
+                self.snapshot = Some(RecordSnapshot {
+                    record: Some(record),
+                    revision,
+                });
+                AGAIN
+            }
+            // The job waits for a retry in a message that no subject names. This one is delivered again after
+            // `ack_wait`; once the job runs or has ended, its record says where the envelope is.
+            Ok(None) if !record.state().is_terminal() => done(Done::LeaseLost),
+            Ok(_) => self.reject_id_conflict().await,
+            Err(_) => done(Done::LeaseLost),
         }
     }
 
