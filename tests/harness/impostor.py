@@ -3,7 +3,7 @@
     python3 impostor.py PORT [GREETING [same] [late]]
 
 As root it becomes a user that owns nothing, unless it is to stay the same user. If it is to be late, it keeps one
-connection, frees the port, and greets when the server whose port it was may have it back.
+connection, frees the port, and greets after a time in which the server gets its port back.
 
 Its sockets are bound to the loopback device, as any program may do: the kernel does not find them when it is asked for
 them by their addresses.

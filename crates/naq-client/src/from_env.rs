@@ -73,9 +73,9 @@ pub fn managed_server_dir(settings: &Settings) -> PathBuf {
 
 impl Settings {
     /// Returns how to connect to the managed local server of this data folder: with the key of its clients, without any
-    /// other credentials, and with one replica, since it is a single server. The server has to be the process of which
-    /// the data folder says so, or to present the certificate of that folder. One that an earlier version of naq has
-    /// started has none; it has to belong to this user.
+    /// other credentials, and with one replica, since it is a single server. The server has to be the process that
+    /// the data folder names, or to present the certificate of that folder. One that an earlier version of naq has
+    /// started has no certificate; it has to belong to this user.
     #[must_use]
     pub fn managed_server_options(&self, data_dir: &Path, server: &ServerState) -> ConnectOptions {
         ConnectOptions {

@@ -64,8 +64,7 @@ impl ServerState {
     }
 }
 
-/// Finds the process of the server that runs in this data folder, each time that it is asked.
-#[must_use]
+/// Finds the process of the server that runs in this data folder, again at each call.
 pub(crate) fn find_process(data_dir: &Path) -> FindServerProcess {
     let data_dir = data_dir.to_owned();
     FindServerProcess::new(move || running(&data_dir)?.process())

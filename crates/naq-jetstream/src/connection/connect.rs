@@ -108,7 +108,7 @@ pub(crate) enum ConnectionPurpose {
 /// What a server has to prove before a client logs in to it.
 #[derive(Clone)]
 enum Proof {
-    /// That it has the key of a trusted certificate. Whether one is required, depends on the options and the address.
+    /// That it has the key of a trusted certificate. Whether one is required depends on the options and the address.
     Certificate { is_required: bool },
     /// That it is the process which runs the managed server, or else that it has the key of its certificate.
     Process(FindServerProcess),

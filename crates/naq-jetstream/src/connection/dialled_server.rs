@@ -38,7 +38,7 @@ impl DialledServer {
 
     /// Chooses the server of the next attempt: any of those with the fewest failures in a row. `None`
     /// lets the client try one after another for the first connection, when it has only the configured servers.
-    /// If there is only one, it is chosen here: the client would wait for a timer before it connects, of a millisecond.
+    /// If there is only one, this chooses it, because the client's own choice waits for a timer, of a millisecond.
     pub(super) fn choose(
         &self,
         mut known: Vec<Server>,

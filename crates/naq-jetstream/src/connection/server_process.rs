@@ -1,7 +1,7 @@
 //! Whether the managed server's process is at the other end of this process's connections, by what the kernel lists.
 //!
 //! The server's certificate proves that as well, but the handshake of TLS takes a command as long as all else that it
-//! does. So TLS is for where the kernel does not show it, for example between two namespaces of process ids.
+//! does. Clients use TLS where the kernel does not show the process, for example in another namespace of process ids.
 
 use std::collections::HashSet;
 use std::fs;
@@ -36,7 +36,7 @@ impl FindServerProcess {
     }
 
     /// Whether the kernel shows the server's process and its sockets. It does not in another namespace of process ids,
-    /// nor to a process with fewer capabilities, such as a job of root.
+    /// nor to a job, which Landlock keeps from other processes.
     pub(super) fn is_visible(&self) -> bool {
         let has_sockets = |process: &ServerProcess| {
             sockets_of(&process.descriptors()).is_ok_and(|sockets| !sockets.is_empty())

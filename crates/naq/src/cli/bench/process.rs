@@ -51,12 +51,12 @@ const COUNT_MAX: f64 = 1e6;
 /// Pause before each measurement of a latency. The worker is to be idle when the next job arrives.
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
-/// Starts the runner, where possible with a containment that leaves the processes in the namespaces in which a shell
-/// starts them: naq uses TLS where it cannot see the server's process, and a worker's jobs have no namespace within
-/// another one.
+/// Starts the runner, where possible so that the processes run as those of a shell: not in a PID namespace, and not in
+/// the Landlock domain of a job. In either, naq cannot see the server's process, and so uses TLS.
 async fn start_runner(options: RunnerConfig) -> Result<Runner, Failure> {
     let in_cgroups = RunnerConfig {
         containment: Some(Containment::Cgroup),
+        allow_setuid: true,
         ..options.clone()
     };
     match Runner::start(in_cgroups).await {
