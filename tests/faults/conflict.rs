@@ -1,7 +1,5 @@
 //! Another envelope under an id that is taken: the first one stays (row 37).
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
 use naq_protocol::{JobId, Reason, State};
 
 use crate::harness::naq::{Naq, id, text};
