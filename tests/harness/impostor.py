@@ -1,9 +1,9 @@
 """A server of another user: greets as NATS does, answers PING, and prints what it hears.
 
-    python3 impostor.py PORT [GREETING [same] [late]]
+    python3 impostor.py PORT [GREETING [same] [once]]
 
-As root it becomes a user that owns nothing, unless it is to stay the same user. If it is to be late, it keeps one
-connection, frees the port, and greets after a time in which the server gets its port back.
+As root it becomes a user that owns nothing, unless it is to stay the same user. If it is to listen once, it frees the
+port when it has a connection, and keeps that.
 
 Its sockets are bound to the loopback device, as any program may do: the kernel does not find them when it is asked for
 them by their addresses.
@@ -14,7 +14,6 @@ import os
 import socket
 import sys
 import threading
-import time
 
 UID = 61234
 
@@ -39,13 +38,8 @@ else:
     })
 
 
-LATE_S = 1.5 if "late" in sys.argv[3:] else 0
-
-
 def serve(stream):
-    time.sleep(LATE_S)
     stream.sendall(greeting.strip().encode() + b"\r\n")
-    say("greeted")
     while chunk := stream.recv(65536):
         say("heard", chunk)
         # it does not speak TLS, and says so at once to a client that does
@@ -78,9 +72,10 @@ listener.listen()
 say("listening")
 while True:
     stream, _ = listener.accept()
-    say("connected")
-    if LATE_S:
+    if "once" in sys.argv[3:]:
         listener.close()
+        say("connected")
         greet(stream)
         break
+    say("connected")
     threading.Thread(target=greet, args=(stream,), daemon=True).start()

@@ -40,9 +40,9 @@ impl Impostor {
         Impostor::spawn(naq, port, vec![greeting.to_owned(), "same".to_owned()])
     }
 
-    /// Starts one that stays the user of this process, keeps one connection, and greets when the server is back.
-    pub(crate) fn late(naq: &Naq, port: u16, greeting: &str) -> Impostor {
-        let words = [greeting, "same", "late"];
+    /// Starts one that stays the user of this process, and listens no longer as soon as it has one connection.
+    pub(crate) fn keeps_one_connection(naq: &Naq, port: u16) -> Impostor {
+        let words = ["INFO {}", "same", "once"];
         Impostor::spawn(naq, port, words.map(str::to_owned).to_vec())
     }
 
@@ -71,11 +71,6 @@ impl Impostor {
         eventually("clients connect to the impostor", || {
             self.count("connected") >= count
         });
-    }
-
-    /// Waits until it has greeted a client.
-    pub(crate) fn expect_greeted(&self) {
-        eventually("the impostor greets", || self.count("greeted") >= 1);
     }
 
     /// What clients have sent to it, a line for each piece.

@@ -1,6 +1,10 @@
 //! The certificate of a managed server: naq's clients log in only inside TLS with it, or to the process of the server,
 //! also when a program of the same user takes the port.
 
+use std::net::SocketAddr;
+
+use naq_client::ServerProcess;
+
 use super::*;
 use crate::harness::impostor::{Impostor, greeting_of};
 
@@ -188,24 +192,26 @@ fn a_program_of_the_same_user_that_replays_the_greeting_of_a_managed_server_gets
     gap.end();
 }
 
-/// The worker has another connection, which leads to the server again when the late greeting arrives.
+/// The client's other connection leads to the server, which has its port again.
 #[test]
-fn a_program_that_keeps_one_connection_while_the_server_comes_back_gets_no_login() {
-    let gap = Gap::before();
-    let impostor = Impostor::late(&gap.naq, gap.state.port, &greeting_of(gap.state.port));
-    gap.begin();
+fn a_program_that_keeps_one_connection_and_frees_the_port_is_seen() {
+    let other = TestServer::start();
+    let naq = Naq::new(&other);
+    let port = free_port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let impostor = Impostor::keeps_one_connection(&naq, port);
+    impostor.expect_listening();
+    let kept = TcpStream::connect(address).unwrap();
     impostor.expect_connections(1);
-    signal(gap.state.supervisor_pid, Signal::SIGCONT);
-    impostor.expect_greeted();
-    let works = || unconfigured(&gap.naq, &["queues"]).run().code == Some(0);
-    assert!(eventually(works));
-    let heard = impostor.heard();
-    assert!(
-        !heard.contains("CONNECT") && !heard.contains("PUB"),
-        "{heard}"
-    );
-    drop(impostor);
-    gap.end();
+
+    let server = TcpListener::bind(address).unwrap();
+    let _served = TcpStream::connect(address).unwrap();
+    let _accepted = server.accept().unwrap();
+    let own = ServerProcess::of_pid(std::process::id().try_into().unwrap()).unwrap();
+    assert!(!own.serves(address));
+    // without it, the other connection proves that the server is this process
+    drop((impostor, kept));
+    assert!(eventually(|| own.serves(address)));
 }
 
 /// These servers admit the key of naq's clients.

@@ -28,6 +28,12 @@ mod other_user;
 mod provisioning;
 mod sharing;
 
+/// A port of 127.0.0.1 that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// The configuration of a server in this folder, at a free port.
 fn options(folder: &Path) -> ServerConfig {
     let explicit = Some(binary().path.clone());

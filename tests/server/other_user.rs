@@ -5,12 +5,6 @@ use super::*;
 use crate::harness::impostor::{Impostor, UID, greeting_of};
 use crate::harness::nats::naq as program;
 
-/// A port of 127.0.0.1 that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 #[test]
 fn a_server_of_another_user_gets_nothing_unless_its_user_is_named() {
     let server = TestServer::start();

@@ -120,7 +120,6 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
-    /// Both ways must see the same, also for the rarer kinds of sockets.
     /// A program with a database may use this library.
     #[test]
     fn a_lookup_releases_no_lock_on_a_file() {
@@ -145,6 +144,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
+    /// For the rarer kinds of sockets as well.
     #[test]
     fn the_kernel_gives_the_same_answer_about_one_socket_as_in_its_list_of_all() {
         for (listen, host) in [
