@@ -211,3 +211,51 @@ fn a_cancel_with_a_condition_leaves_a_job_that_does_not_satisfy_it() {
     assert_eq!(record.state(), State::Running);
     assert!(!record.cancel_requested);
 }
+
+/// A queued record without its message, as a server sees it that has just become the leader of the stream.
+fn queued_without_message(naq: &Naq, job: &str) {
+    naq.add_queue("build");
+    let record: Record = serde_json::from_value(serde_json::json!({
+        "job_id": job, "queue": "build", "state": "queued", "attempt": 1,
+        "enqueue_time": "2026-01-01T00:00:00Z",
+    }))
+    .expect("a record");
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let written = broker.write_record(&record, 0, None).await;
+        written.expect("an answer");
+    });
+}
+
+#[test]
+fn a_job_whose_message_is_found_late_is_cancelled_with_its_envelope() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    queued_without_message(&naq, "late");
+    let cancelling = naq.cli(["cancel", "late"]).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    naq.publish_to(
+        "build",
+        "naq.queue.build.late",
+        br#"{"command": "true"}"#.to_vec(),
+    );
+    assert!(cancelling.close_stdout_and_wait().success());
+    let record = naq.wait_ended(&id("late"));
+    assert_eq!(record.state(), State::Cancelled);
+    assert!(record.envelope.is_some(), "{record:?}");
+    naq.wait_drained("build");
+}
+
+#[test]
+fn a_queued_job_whose_message_is_lost_can_be_cancelled() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    queued_without_message(&naq, "lost");
+    naq.cli(["cancel", "lost"]).run().succeeds();
+    let record = naq.wait_ended(&id("lost"));
+    assert_eq!(record.state(), State::Cancelled);
+    assert!(
+        record.warnings[0].contains("its message is lost"),
+        "{record:?}"
+    );
+}

@@ -8,6 +8,12 @@ use naq_core::{OnCancel, on_cancel};
 use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State};
 
+/// How often the envelope of a queued job is looked for again that was not found.
+const ENVELOPE_LOOKUPS: u32 = 10;
+
+/// The pause before each of these.
+const ENVELOPE_LOOKUP_PAUSE: Duration = Duration::from_millis(200);
+
 /// The outcome of [`Client::cancel`].
 #[derive(Clone, Debug)]
 pub enum CancelOutcome {
@@ -153,9 +159,37 @@ impl Client {
             },
         };
         record.has_dependents |= has_dependents;
-        if record.envelope.is_none() && !record.state().is_terminal() {
-            record.envelope = self.envelope_of(&record).await?;
+        if record.envelope.is_some() || record.state().is_terminal() {
+            return Ok(Some((record, revision)));
         }
+        record.envelope = self.envelope_of(&record).await?;
+        let is_complete = record.envelope.is_some() || record.envelope_object.is_some();
+        if record.state() == State::Queued && !is_complete {
+            return self.find_envelope_again(record, revision).await;
+        }
+        Ok(Some((record, revision)))
+    }
+
+    /// Looks again for the envelope of a queued job whose message was not found: a server that has just become the
+    /// leader of the stream may not have all messages yet. `None` means that the job changed meanwhile. If the message
+    /// is really gone, the record says so.
+    async fn find_envelope_again(
+        &self,
+        mut record: Record,
+        revision: u64,
+    ) -> Result<Option<(Record, u64)>, ClientError> {
+        for _ in 0..ENVELOPE_LOOKUPS {
+            tokio::time::sleep(ENVELOPE_LOOKUP_PAUSE).await;
+            if self.broker.read_record(&record.job_id).await?.1 != revision {
+                return Ok(None);
+            }
+            record.envelope = self.envelope_of(&record).await?;
+            if record.envelope.is_some() {
+                return Ok(Some((record, revision)));
+            }
+        }
+        let lost = "its message is lost, and with it the envelope: it cannot be run again";
+        record.warnings.push(lost.to_owned());
         Ok(Some((record, revision)))
     }
 
