@@ -108,3 +108,51 @@ async fn jobs_that_wait_never_run_beyond_the_slots() {
         }
     }
 }
+
+/// A job that is sent first does not get the slot of one that is still being prepared.
+#[tokio::test]
+async fn a_slot_is_kept_free_for_its_holder() {
+    for bench in Bench::each_with(|options| options.concurrency = 1).await {
+        let [file, next_file] = ["end", "next"].map(|name| bench.path(name));
+        let slot = bench.runner.try_slot().expect("a free slot");
+        assert!(bench.runner.try_slot().is_none());
+        let [next, plain] = [waiting(&until(&next_file)), sh("exit 3")]
+            .map(|command| bench.runner.start_job(command));
+        let prepared = within(bench.runner.start_probe(sh("echo prepared")).wait()).await;
+        assert_eq!(stdout(&prepared), "prepared\n");
+        let holder = bench
+            .runner
+            .start_job_in(sh(&until(&file)), Some(&slot), None);
+        within(holder.wait_started()).await;
+        assert_eq!(bench.runner.slots_taken(), 1);
+        fs::write(&file, "").unwrap();
+        within(holder.wait()).await;
+        drop(slot);
+        within(next.wait_started()).await;
+        assert_eq!(bench.runner.slots_taken(), 1);
+        let again = bench.runner.slot();
+        let mut again = std::pin::pin!(again);
+        let is_pending = tokio::time::timeout(Duration::from_millis(20), &mut again).await;
+        assert!(is_pending.is_err());
+        fs::write(&next_file, "").unwrap();
+        assert_eq!(within(plain.wait()).await.end, Termination::Exited(3));
+        let slot = within(again).await;
+        assert_eq!(bench.runner.slots_taken(), 1);
+        drop(slot);
+        assert_eq!(bench.runner.slots_taken(), 0);
+    }
+}
+
+/// One who no longer waits for a slot leaves it to the next.
+#[tokio::test]
+async fn a_slot_that_nobody_waits_for_any_more_is_free() {
+    for bench in Bench::each_with(|options| options.concurrency = 1).await {
+        let slot = bench.runner.try_slot().expect("a free slot");
+        let waiting =
+            async { tokio::time::timeout(Duration::from_millis(5), bench.runner.slot()).await };
+        assert!(waiting.await.is_err());
+        let (next, ()) = tokio::join!(bench.runner.slot(), async { drop(slot) });
+        drop(next);
+        assert_eq!(bench.runner.slots_taken(), 0);
+    }
+}

@@ -1,5 +1,7 @@
 //! Workers that claim the next of many short jobs ahead.
 
+use std::fs;
+
 use futures_util::StreamExt;
 use naq_protocol::{JobId, Record, State};
 
@@ -83,6 +85,52 @@ fn jobs_behind_a_long_one_are_requeued() {
     );
     release(&naq, "end");
     naq.wait_ended(&long);
+}
+
+/// A job whose turn is now may need longer until it starts than the one behind it, which must not get its slot: it could
+/// keep it for hours, while the record of the first one says that it runs.
+#[test]
+fn a_job_that_is_prepared_is_not_overtaken_by_a_long_one() {
+    const ROUNDS: usize = 10;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = naq.home().join("runners/kit");
+    fs::create_dir_all(&folder).expect("a folder");
+    let manifest = r##"
+manifest = 1
+name = "kit"
+program = ["sh"]
+[probe]
+argv = ["{program}", "-c", "exit 0"]
+[script]
+argv = ["{program}", "{file}", "{args}"]
+[prepare]
+when = "script"
+argv = ["{program}", "-c", "sleep 0.004"]
+"##;
+    fs::write(folder.join("runner.toml"), manifest).expect("a file");
+    let _workers = ["first", "second"].map(|name| {
+        let worker = worker(&naq, name, "300s").env("NAQ_RUNNERS_DIR", "runners");
+        worker
+            .env("FAILPOINTS", "claim_ahead.short=return(1)")
+            .spawn()
+    });
+    for round in 0..ROUNDS {
+        let short = publish_short(&naq, SHORT_JOBS);
+        let script = format!(r#"{{"runner": "kit", "script": "exit 0 # {round}"}}"#);
+        let prepared = naq.publish("build", script);
+        let end = format!("end-{round}");
+        let long = until_file(&naq, &end)["script"].take();
+        let long = serde_json::json!({ "command": "sh", "args": ["-c", long] });
+        let long = naq.publish("build", long.to_string());
+        for job in short.iter().chain([&prepared]) {
+            let record = naq.wait_ended(job);
+            assert_eq!(record.state(), State::Succeeded, "{record:?}");
+        }
+        naq.wait_running(&long);
+        release(&naq, &end);
+        naq.wait_ended(&long);
+    }
 }
 
 /// A worker that dies with jobs that it has claimed ahead: none is lost, and no crash is counted as one of theirs.

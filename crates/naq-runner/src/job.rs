@@ -18,6 +18,7 @@ use super::live_output::LiveSink;
 use super::mask::Mask;
 use super::pipes::{PipeKind, Pipes};
 use super::scratch::ScratchDir;
+use super::slots::SlotId;
 use super::staged_folder::StagedFolder;
 use super::wire::flag;
 
@@ -64,7 +65,7 @@ pub(super) enum Phase {
     Collected,
 }
 
-/// What the start of a warm process or a probe needs besides its command. Empty for any other job.
+/// What the start of a warm process, a probe or a job with a slot needs besides its command. Empty for any other job.
 #[derive(Debug, Default)]
 pub(super) struct JobParts {
     /// The process's end of the socket to its worker, which becomes descriptor 4.
@@ -74,6 +75,8 @@ pub(super) struct JobParts {
     pub(super) given: Vec<OwnedFd>,
     /// Whether it runs although all slots are taken, and takes none.
     pub(super) is_extra: bool,
+    /// The slot that is kept free for it.
+    pub(super) slot: Option<SlotId>,
 }
 
 #[derive(Debug)]
@@ -121,7 +124,7 @@ pub(super) struct Job {
     pub(super) waits: bool,
     /// The limits that are not enforced, each as a sentence for the completion's warnings.
     pub(super) unheld_limits: Vec<&'static str>,
-    /// What a warm process needs.
+    /// What its start needs besides the request.
     pub(super) parts: JobParts,
     /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,

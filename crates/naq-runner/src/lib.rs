@@ -46,6 +46,8 @@ mod reap_orphans;
 mod removal;
 mod scratch;
 mod send_signal;
+mod slot;
+mod slots;
 mod spawn_limit;
 mod spawner;
 mod spawner_process;
@@ -86,6 +88,7 @@ pub use options::{
     UnknownContainment,
 };
 pub use scratch::ScratchDir;
+pub use slot::Slot;
 pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
 pub use staged_folder::StagedFolder;
@@ -307,10 +310,33 @@ impl Runner {
     /// fails: if the command is invalid, [`JobHandle::wait`] returns
     /// [`Termination::NotStarted`].
     pub fn start_job(&self, command: Command) -> JobHandle {
-        self.start_job_in(command, None)
+        self.start_with(command, JobParts::default(), None)
     }
 
-    /// Starts a short program that takes no slot of a job, such as one that prints its version.
+    /// A slot for a job that is started later. `None` if all are taken.
+    #[must_use]
+    pub fn try_slot(&self) -> Option<Slot> {
+        let pool = &self.inner.pool;
+        pool.try_slot().map(|id| Slot::new(pool, id))
+    }
+
+    /// Waits until there is a slot for a job that is started later. Those who wait get theirs in the order in which
+    /// they came. Cancel safe.
+    pub async fn slot(&self) -> Slot {
+        let pool = &self.inner.pool;
+        let slot = Slot::new(pool, pool.request_slot());
+        slot.granted().await;
+        slot
+    }
+
+    /// Number of slots in which jobs run, or that are held for one.
+    #[must_use]
+    pub fn slots_taken(&self) -> usize {
+        self.inner.pool.lock().slots_taken()
+    }
+
+    /// Starts a short program that takes no slot of a job, such as one that prints its version, or one that prepares
+    /// a job which has its slot already.
     pub fn start_probe(&self, command: Command) -> JobHandle {
         let parts = JobParts {
             is_extra: true,
@@ -319,10 +345,19 @@ impl Runner {
         self.start_with(command, parts, None)
     }
 
-    /// Starts a job as [`Runner::start_job`] does, in this scratch folder, if the command has one. `None` means
-    /// any.
-    pub fn start_job_in(&self, command: Command, folder: Option<ScratchDir>) -> JobHandle {
-        self.start_with(command, JobParts::default(), folder)
+    /// Starts a job as [`Runner::start_job`] does, at once in this slot, and in this scratch folder, if the command has
+    /// one. `None` means any.
+    pub fn start_job_in(
+        &self,
+        command: Command,
+        slot: Option<&Slot>,
+        folder: Option<ScratchDir>,
+    ) -> JobHandle {
+        let parts = JobParts {
+            slot: slot.map(Slot::id),
+            ..JobParts::default()
+        };
+        self.start_with(command, parts, folder)
     }
 
     /// Starts a job with further descriptors, and in this scratch folder if one is given.

@@ -23,6 +23,7 @@ use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::{FOLDER, ScratchDirs};
+use super::slots::{SlotId, Slots};
 use super::spawner_watch::SpawnerWatch;
 use super::wire::{INLINE_BYTES_MAX, flag};
 
@@ -96,7 +97,10 @@ impl SpawnerState {
     }
 
     /// Counts a job that it gets.
-    fn add(&mut self, job: &Arc<Job>) {
+    fn add(&mut self, job: &Arc<Job>, slots: &mut Slots) {
+        if let Some(slot) = job.parts.slot {
+            slots.occupy(slot);
+        }
         self.used += usize::from(job.takes_slot());
         self.may_wait += usize::from(job.waits);
         self.jobs.insert(job.id, Arc::clone(job));
@@ -125,11 +129,35 @@ impl SpawnerState {
 pub(super) struct PoolState {
     pending: VecDeque<Arc<Job>>,
     pub(super) spawners: Vec<SpawnerState>,
+    /// The slots that are held for jobs.
+    pub(super) slots: Slots,
     next_id: u32,
     pub(super) closing: bool,
     redispatch_scheduled: bool,
     /// Since when no job can be dispatched because this machine is short of something.
     short_since: Option<Instant>,
+}
+
+impl PoolState {
+    /// Number of slots in which jobs run, or that are kept free for one.
+    pub(super) fn slots_taken(&self) -> usize {
+        let running: usize = self.spawners.iter().map(SpawnerState::running).sum();
+        running + self.slots.idle()
+    }
+
+    /// Whether a slot is kept free for the job.
+    fn has_slot(&self, job: &Job) -> bool {
+        job.parts.slot.is_some_and(|slot| self.slots.is_idle(slot))
+    }
+
+    /// Takes a job back from a spawner that has not started it. Its slot is kept free for it again.
+    fn take_back(&mut self, spawner: usize, id: u32) -> Option<Arc<Job>> {
+        let job = self.spawners[spawner].remove(id)?;
+        if let Some(slot) = job.parts.slot {
+            self.slots.vacate(slot);
+        }
+        Some(job)
+    }
 }
 
 /// Shared by all tasks of a runner.
@@ -152,6 +180,8 @@ pub(super) struct Pool {
     pub(super) reserved: Option<usize>,
     /// Number of spawner processes that died and were started again.
     pub(super) spawner_restarts: Arc<AtomicU64>,
+    /// Notified when a slot is kept free for one who waits for it.
+    pub(super) slots_granted: Notify,
     state: Mutex<PoolState>,
 }
 
@@ -209,9 +239,11 @@ impl Pool {
             preexisting_children,
             reserved,
             spawner_restarts: Arc::default(),
+            slots_granted: Notify::new(),
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
                 spawners,
+                slots: Slots::default(),
                 next_id: 0,
                 closing: false,
                 redispatch_scheduled: false,
@@ -244,13 +276,30 @@ impl Pool {
         self.dispatch(&mut state);
     }
 
-    /// Assigns queued jobs to spawners while slots and descriptors are available.
+    /// Assigns queued jobs to spawners while slots and descriptors are available, and slots to those who wait for one.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
+        self.assign_jobs(state);
+        let takes_next = |job: &Arc<Job>| job.takes_slot() && job.parts.slot.is_none();
+        let mut is_granted = false;
+        while !state.closing
+            && state.slots.are_awaited()
+            && state.slots_taken() < self.options.concurrency
+            && !state.pending.iter().any(takes_next)
+        {
+            state.slots.grant_next();
+            is_granted = true;
+        }
+        if is_granted {
+            self.slots_granted.notify_waiters();
+        }
+    }
+
+    fn assign_jobs(self: &Arc<Self>, state: &mut PoolState) {
         while !state.closing {
-            let running: usize = state.spawners.iter().map(SpawnerState::running).sum();
-            let is_full = running >= self.options.concurrency;
-            let needs_no_slot = |job: &Arc<Job>| !job.takes_slot() || job.waits;
-            if is_full && !state.pending.iter().any(needs_no_slot) {
+            let is_full = state.slots_taken() >= self.options.concurrency;
+            let needs_no_other =
+                |job: &Arc<Job>| !job.takes_slot() || job.waits || state.has_slot(job);
+            if is_full && !state.pending.iter().any(needs_no_other) {
                 return;
             }
             let Some((at, spawner)) = self.next_start(state, is_full) else {
@@ -297,7 +346,7 @@ impl Pool {
             }
             let spawner = &mut state.spawners[spawner];
             spawner.unreported_starts += 1;
-            spawner.add(&job);
+            spawner.add(&job, &mut state.slots);
             let starts_below = if job.waits { spawner.slots } else { 0 };
             spawner.outbox.push_back(Outgoing::Start {
                 job,
@@ -321,15 +370,16 @@ impl Pool {
                 // it ends, and needs no spawner for that
                 return Some((at, 0));
             }
-            if !job.takes_slot() {
-                return Some((at, self.pick_spawner(&state.spawners, |_| true)?));
-            }
+            let is_full = is_full && job.takes_slot() && !state.has_slot(job);
             if self.is_reserved_for(job) {
                 let reserved = self.reserved.filter(|reserved| {
                     let spawner = &state.spawners[*reserved];
                     !is_full && spawner.is_ready && spawner.jobs.is_empty()
                 });
                 return Some((at, reserved?));
+            }
+            if !job.takes_slot() {
+                return Some((at, self.pick_spawner(&state.spawners, |_| true)?));
             }
             let spawner = match is_full {
                 false => self.pick_with_room(&state.spawners),
@@ -458,10 +508,35 @@ impl Pool {
         });
     }
 
+    /// Adds a slot that is kept free. `None` if all are taken.
+    pub(super) fn try_slot(&self) -> Option<SlotId> {
+        let mut state = self.lock();
+        let is_free = state.slots_taken() < self.options.concurrency && !state.slots.are_awaited();
+        is_free.then(|| state.slots.take())
+    }
+
+    /// Adds a slot to be waited for, which may be free already.
+    pub(super) fn request_slot(self: &Arc<Self>) -> SlotId {
+        let mut state = self.lock();
+        let id = state.slots.wait();
+        self.dispatch(&mut state);
+        id
+    }
+
+    /// The holder of a slot needs it no longer.
+    pub(super) fn release_slot(self: &Arc<Self>, id: SlotId) {
+        let mut state = self.lock();
+        state.slots.release(id);
+        self.dispatch(&mut state);
+    }
+
     /// Frees the slot of a job that has left its spawner.
     pub(super) fn release(self: &Arc<Self>, spawner: usize, id: u32) -> Option<Arc<Job>> {
         let mut state = self.lock();
         let job = state.spawners[spawner].remove(id)?;
+        if let Some(slot) = job.parts.slot {
+            state.slots.release(slot);
+        }
         if job.lock().started.is_none() {
             state.spawners[spawner].unreported_starts =
                 state.spawners[spawner].unreported_starts.saturating_sub(1);
@@ -474,7 +549,7 @@ impl Pool {
     /// new ones after a delay.
     pub(super) fn resend(self: &Arc<Self>, spawner: usize, id: u32) {
         let mut state = self.lock();
-        let Some(job) = state.spawners[spawner].remove(id) else {
+        let Some(job) = state.take_back(spawner, id) else {
             return;
         };
         state.spawners[spawner].unreported_starts =
@@ -513,7 +588,7 @@ impl Pool {
         let outbox = std::mem::take(&mut state.spawners[spawner].outbox);
         for outgoing in outbox.into_iter().rev() {
             if let Outgoing::Start { job, .. } = outgoing {
-                state.spawners[spawner].remove(job.id);
+                state.take_back(spawner, job.id);
                 job.lock().phase = Phase::Pending;
                 state.pending.push_front(job);
             }

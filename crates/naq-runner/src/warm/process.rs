@@ -230,6 +230,7 @@ impl Runner {
             socket: Some(theirs),
             given,
             is_extra: true,
+            slot: None,
         };
         let outer = self.start_with(command, parts, None);
         let started = Instant::now();

@@ -13,7 +13,7 @@ use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, end_attempt};
 use naq_jetstream::{NewJob, failpoint};
 use naq_protocol::{Envelope, JobId, Record};
-use naq_runner::StopReason;
+use naq_runner::{Slot, StopReason};
 
 /// When a delivered job is to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub(super) enum Turn {
 
 /// What a job needs to start.
 pub(super) struct Place<'a> {
-    /// Of [`WorkerContext::running`]. `None` once the job has ended, and for a job that waits at its spawner.
-    running: Option<SemaphorePermit<'a>>,
+    /// `None` once the job has ended, and for a job that waits at its spawner.
+    slot: Option<Slot>,
     /// Of [`WorkerContext::outcomes`], held until the outcome is recorded.
     _outcome: SemaphorePermit<'a>,
 }
@@ -37,34 +37,32 @@ impl<'a> Place<'a> {
     /// recorded yet.
     fn take_to_wait(context: &'a WorkerContext) -> Option<Place<'a>> {
         Some(Place {
-            running: None,
+            slot: None,
             _outcome: context.outcomes.try_acquire().ok()?,
         })
     }
 
-    /// Takes a place that is free.
-    fn try_take(context: &'a WorkerContext) -> Option<Place<'a>> {
-        let running = context.running.try_acquire().ok()?;
-        let outcome = context.outcomes.try_acquire().ok()?;
+    /// Waits until a place is free, in this slot if one is given. `None` if the worker has ended.
+    async fn take(context: &'a WorkerContext, slot: Option<Slot>) -> Option<Place<'a>> {
+        let slot = match slot {
+            Some(slot) => slot,
+            None => context.runner.slot().await,
+        };
+        let outcome = context.outcomes.acquire().await.ok()?;
         Some(Place {
-            running: Some(running),
+            slot: Some(slot),
             _outcome: outcome,
         })
     }
 
-    /// Waits until a place is free. `None` if the worker has ended.
-    async fn take(context: &'a WorkerContext) -> Option<Place<'a>> {
-        let running = context.running.acquire().await.ok()?;
-        let outcome = context.outcomes.acquire().await.ok()?;
-        Some(Place {
-            running: Some(running),
-            _outcome: outcome,
-        })
+    /// The slot in which the job starts at once. `None` if it waits at its spawner until another one ends.
+    pub(super) fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
     }
 
     /// The job has ended: the next one may start, although the outcome is not recorded yet.
     pub(super) fn end_run(&mut self) {
-        self.running = None;
+        self.slot = None;
     }
 }
 
@@ -81,26 +79,36 @@ pub(super) struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     /// Waits until the claimed job may start: until one of those that run ends, if it is claimed ahead. Otherwise
-    /// a place is free, unless many jobs have ended whose outcomes are on their way. `None` means that it must not
-    /// wait any longer: outcomes are refused, the worker stops, the lease is lost, or the job is only next and no
+    /// it has its slot already, but many jobs may have ended whose outcomes are on their way. `None` means that it must
+    /// not wait any longer: outcomes are refused, the worker stops, the lease is lost, or the job is only next and no
     /// other one ends.
-    pub(super) async fn place(&self, record: &Record) -> Option<Place<'a>> {
+    pub(super) async fn place(&self, record: &Record, slot: Option<Slot>) -> Option<Place<'a>> {
         match self.waits_at_spawner(record) {
             true => Place::take_to_wait(self.delivery.context),
-            false => self.free_place().await,
+            false => self.free_place(slot).await,
         }
     }
 
     /// Waits until the job may start, as [`Attempt::place`] does, in this process.
-    pub(super) async fn free_place(&self) -> Option<Place<'a>> {
+    pub(super) async fn free_place(&self, slot: Option<Slot>) -> Option<Place<'a>> {
         let LeasedDelivery { context, lease, .. } = self.delivery;
         let turn = self.turn;
-        if let Some(place) = Place::try_take(context) {
-            return Some(place);
-        }
+        let slot = slot.or_else(|| context.runner.try_slot());
+        let slot = match slot {
+            Some(slot) => match context.outcomes.try_acquire() {
+                Ok(outcome) => {
+                    return Some(Place {
+                        slot: Some(slot),
+                        _outcome: outcome,
+                    });
+                }
+                Err(_) => Some(slot),
+            },
+            None => None,
+        };
         let waiting = async {
             // kept over the loop: jobs take places in the order in which they came
-            let mut taking = pin!(Place::take(context));
+            let mut taking = pin!(Place::take(context, slot));
             loop {
                 let check_at = match turn {
                     Turn::Now => Instant::now() + PLACE_CHECK_INTERVAL,

@@ -1,14 +1,9 @@
 //! The turn of a job that may wait at its spawner.
 
-use std::time::Duration;
-
 use naq_runner::{Command, JobHandle};
 use tokio::time::Instant;
 
 use super::claim_ahead::WAIT_MAX;
-
-/// The same as [`WAIT_MAX`] for a job that runs alone: its spawner may have to be started.
-const ALONE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Whether the turn of a job has come that was sent to the runner.
 pub(super) struct AwaitedTurn {
@@ -21,13 +16,9 @@ pub(super) struct AwaitedTurn {
 impl AwaitedTurn {
     /// The turn of a job that is about to be sent.
     pub(super) fn of(command: &Command) -> AwaitedTurn {
-        let wait_max = match command.alone {
-            true => ALONE_WAIT_MAX,
-            false => WAIT_MAX,
-        };
         AwaitedTurn {
             is_awaited: command.waits,
-            withdraw_at: Some(Instant::now() + wait_max),
+            withdraw_at: Some(Instant::now() + WAIT_MAX),
         }
     }
 

@@ -220,7 +220,7 @@ impl<'a> Claiming<'a> {
     /// Waits for a place before the record of a job is read that may not be run as it was delivered: it may have to
     /// wait for others, for a slot of its concurrency key or for a retry, and must not keep the next one from starting.
     async fn wait_for_place(&mut self) -> Step<'a> {
-        match self.attempt.free_place().await {
+        match self.attempt.free_place(None).await {
             Some(place) => {
                 self.place = Some(place);
                 self.needs_place = false;

@@ -46,8 +46,6 @@ pub(super) struct WorkerContext {
     pub(super) running_alone: Semaphore,
     /// The log of the jobs.
     pub(super) job_log: JobLog,
-    /// One permit for each job that runs, as many as jobs may run at once.
-    pub(super) running: Semaphore,
     /// One permit for each job that runs or whose outcome is not recorded yet: as many as jobs may run at once,
     /// and as may be claimed ahead. The slot of a job that has ended is free at once, so that the next job is
     /// requested and claimed, or started, meanwhile; but a server which stores nothing does not fill this

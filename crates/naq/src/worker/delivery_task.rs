@@ -20,16 +20,19 @@ use super::report::{Done, Report, WorkerSlot};
 use naq_core::DeliveryContext;
 use naq_jetstream::{BrokerError, failpoint};
 use naq_protocol::{Envelope, JobId};
+use naq_runner::Slot;
 
-/// Handles a delivery and reports the result to the loop. A task of its own for each delivery.
+/// Handles a delivery and reports the result to the loop. A task of its own for each delivery. `reserved` is the slot
+/// of a job whose turn is now: another one with a shorter way to its start must not get it meanwhile.
 pub(super) async fn run(
     context: Arc<WorkerContext>,
     lease: Arc<MessageLease>,
     turn: Turn,
+    reserved: Option<Slot>,
     reports: mpsc::Sender<Report>,
 ) {
     let message = lease.delivery();
-    let mut slot = WorkerSlot::taken(&reports);
+    let mut slot = WorkerSlot::taken(&reports, reserved);
     let delivery = LeasedDelivery {
         context: &context,
         lease: &lease,
@@ -100,7 +103,7 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
             if attempt.turn == Turn::Next {
                 failpoint("ahead.claimed");
             }
-            attempt.place(&record).await
+            attempt.place(&record, slot.take_reserved()).await
         }
     };
     let Some(mut place) = place else {
@@ -110,7 +113,7 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
     let metrics = &attempt.delivery.context.metrics;
     let queue = &attempt.delivery.message.queue;
     let job = record.job_id.clone();
-    let Some(ended) = attempt.run(record, revision).await else {
+    let Some(ended) = attempt.run(record, revision, &place).await else {
         metrics.on_attempt_ended(queue, &job, AttemptOutcome::Lost, None);
         return Box::pin(attempt.leave()).await;
     };
@@ -196,7 +199,7 @@ async fn execute_blocked_job(
 mod tests {
     use super::*;
 
-    fn future_bytes<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+    fn future_bytes<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -508,7 +508,10 @@ impl Worker {
             });
             return false;
         }
-        let turn = if free > 0 { Turn::Now } else { Turn::Next };
+        let (turn, reserved) = match free > 0 {
+            true => (Turn::Now, self.context.runner.try_slot()),
+            false => (Turn::Next, None),
+        };
         self.slots_in_use += 1;
         let key = MessageKey::of(&delivery);
         let lease = Arc::new(MessageLease::new(delivery, self.context.options.ack_wait));
@@ -517,7 +520,7 @@ impl Worker {
         let reports = self.reports.clone();
         while self.deliveries.try_join_next().is_some() {}
         self.deliveries
-            .spawn(delivery_task::run(context, lease, turn, reports));
+            .spawn(delivery_task::run(context, lease, turn, reserved, reports));
         true
     }
 
@@ -750,11 +753,8 @@ impl Worker {
     async fn heartbeat(&self) {
         let facts = HeartbeatFacts {
             command: self.command,
-            // a slot is free before the outcome is recorded, and a job is claimed before it has a
-            // place
-            running: self
-                .running()
-                .max(self.context.options.concurrency - self.context.running.available_permits()),
+            // a slot of the loop is free before the outcome is recorded, and taken before the runner's
+            running: self.running().max(self.context.runner.slots_taken()),
             jobs_ended: self.summary.jobs_ended,
             started_at: self.started_at,
         };

@@ -75,7 +75,6 @@ pub async fn run_worker(
         worker_id: worker_id.clone(),
         leases: HeldLeases::default(),
         refused_writes: RefusedWrites::default(),
-        running: Semaphore::new(options.concurrency),
         outcomes: Semaphore::new(options.concurrency + DEPTH_MAX),
         claim_ahead: ClaimAhead::default(),
         runners: Mutex::default(),

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 use super::lease::MessageKey;
 use naq_protocol::{JobId, QueueName, Record};
+use naq_runner::Slot;
 
 /// A message to the loop.
 pub(super) enum Report {
@@ -41,19 +42,28 @@ pub(super) enum Done {
 pub(super) struct WorkerSlot<'a> {
     reports: &'a mpsc::Sender<Report>,
     is_taken: bool,
+    /// Kept free for the job of this delivery. `None` once the job has it, and if another one must end first.
+    reserved: Option<Slot>,
 }
 
 impl WorkerSlot<'_> {
     /// A slot that is in use.
-    pub(super) fn taken(reports: &mpsc::Sender<Report>) -> WorkerSlot<'_> {
+    pub(super) fn taken(reports: &mpsc::Sender<Report>, reserved: Option<Slot>) -> WorkerSlot<'_> {
         WorkerSlot {
             reports,
             is_taken: true,
+            reserved,
         }
+    }
+
+    /// What is kept free for the job.
+    pub(super) fn take_reserved(&mut self) -> Option<Slot> {
+        self.reserved.take()
     }
 
     /// Reports the slot free, unless that was done before.
     pub(super) async fn release(&mut self) {
+        self.reserved = None;
         if std::mem::take(&mut self.is_taken) {
             let _ = self.reports.send(Report::SlotFree).await;
         }

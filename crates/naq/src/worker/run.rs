@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::attempt::{Attempt, Turn};
+use super::attempt::{Attempt, Place};
 use super::awaited_turn::AwaitedTurn;
 use super::claim::log_suspicion;
 use super::command::{self, AttemptIdentity};
@@ -44,9 +44,14 @@ pub(super) struct EndedRun {
 impl Attempt<'_> {
     /// Runs a claimed job to its end. `None` if the lease was lost: another worker records the
     /// outcome.
-    pub(super) async fn run(&self, mut record: Box<Record>, mut revision: u64) -> Option<EndedRun> {
+    pub(super) async fn run(
+        &self,
+        mut record: Box<Record>,
+        mut revision: u64,
+        place: &Place<'_>,
+    ) -> Option<EndedRun> {
         let context = self.delivery.context;
-        if self.turn == Turn::Now {
+        if place.slot().is_some() {
             context.metrics.on_started(&record.queue);
         }
         let mut usage = None;
@@ -62,7 +67,7 @@ impl Attempt<'_> {
                     false => FetchedFiles::default(),
                 };
                 let running =
-                    self.run_fetched(&mut record, &mut revision, secrets, inputs, fetched);
+                    self.run_fetched(&mut record, &mut revision, place, secrets, inputs, fetched);
                 let (finished, used) = Box::pin(running).await?;
                 usage = used;
                 finished
@@ -101,6 +106,7 @@ impl Attempt<'_> {
         &self,
         record: &mut Record,
         revision: &mut u64,
+        place: &Place<'_>,
         secrets: Vec<(String, String)>,
         inputs: Option<JobInputs>,
         fetched: FetchedFiles,
@@ -113,7 +119,8 @@ impl Attempt<'_> {
             envelope: with_script.as_deref().unwrap_or(self.envelope),
             ..*self
         };
-        let running = attempt.run_command(record, revision, secrets, inputs, fetched.scratch);
+        let running =
+            attempt.run_command(record, revision, place, secrets, inputs, fetched.scratch);
         let (mut completion, control_state) = running.await;
         if completion.stopped == Some(StopCause::Withdrawn) {
             failpoint("ahead.withdrawn");
@@ -210,7 +217,7 @@ impl Attempt<'_> {
     }
 
     /// Sets how long the command may run, and when it may start.
-    fn limit_command(&self, command: &mut Command, record: &Record) {
+    fn limit_command(&self, command: &mut Command, record: &Record, place: &Place<'_>) {
         let LeasedDelivery { context, lease, .. } = self.delivery;
         // kept by the spawner, which acts although this process may be stopped by then
         if self.envelope.overlap_ok == Some(true) {
@@ -218,7 +225,7 @@ impl Attempt<'_> {
         }
         command.deadline = Some(lease.deadline());
         command.alone = record.lease().is_some_and(|lease| lease.alone);
-        command.waits = self.turn == Turn::Next;
+        command.waits = place.slot().is_none();
     }
 
     /// Counts and logs the start of a job whose turn had not come when it was sent to its spawner.
@@ -240,11 +247,12 @@ impl Attempt<'_> {
         &self,
         record: &mut Record,
         command: Command,
+        place: &Place<'_>,
         scratch: Option<ScratchDir>,
     ) -> JobHandle {
         let context = self.delivery.context;
         if context.options.warm.is_empty() || scratch.is_some() {
-            return context.runner.start_job_in(command, scratch);
+            return context.runner.start_job_in(command, place.slot(), scratch);
         }
         let started = Box::pin(
             context
@@ -259,7 +267,7 @@ impl Attempt<'_> {
                         format!("it ran in a process of its own, and not in a warm one: {why}");
                     record.warnings.push(warning);
                 }
-                context.runner.start_job(*command)
+                context.runner.start_job_in(*command, place.slot(), None)
             }
         }
     }
@@ -270,6 +278,7 @@ impl Attempt<'_> {
         &self,
         record: &mut Record,
         revision: &mut u64,
+        place: &Place<'_>,
         secrets: Vec<(String, String)>,
         inputs: Option<JobInputs>,
         scratch: Option<ScratchDir>,
@@ -291,7 +300,7 @@ impl Attempt<'_> {
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
         command::pass_inputs(&mut command, inputs);
         command.work_folder = scratch.is_some();
-        self.limit_command(&mut command, record);
+        self.limit_command(&mut command, record, place);
         let mut turn = AwaitedTurn::of(&command);
         if !turn.is_awaited() {
             self.announce_start(record);
@@ -300,7 +309,7 @@ impl Attempt<'_> {
             let control_state = ControlState::new(context.broker.message_bytes_max());
             return (with_runner(*ended, self.envelope), control_state);
         }
-        let handle = Arc::new(self.start(record, command, scratch).await);
+        let handle = Arc::new(self.start(record, command, place, scratch).await);
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");
         let (job_id, attempt) = (record.job_id.clone(), record.attempt);

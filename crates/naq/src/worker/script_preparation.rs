@@ -48,7 +48,8 @@ impl Attempt<'_> {
         preparing.kill_grace = command.kill_grace;
         preparing.deadline = command.deadline;
         preparing.alone = command.alone;
-        let handle = Arc::new(context.runner.start_job(preparing));
+        // in the slot of its job, which keeps it afterwards
+        let handle = Arc::new(context.runner.start_probe(preparing));
         self.delivery.lease.set_handle(Arc::clone(&handle));
         let mut ended = handle.wait().await;
         record.preparation = Some(Preparation {
