@@ -255,7 +255,7 @@ fn a_queued_job_whose_message_is_lost_can_be_cancelled() {
     let record = naq.wait_ended(&id("lost"));
     assert_eq!(record.state(), State::Cancelled);
     assert!(
-        record.warnings[0].contains("its message is lost"),
+        record.warnings[0].contains("its message was not found"),
         "{record:?}"
     );
 }

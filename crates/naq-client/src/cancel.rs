@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::raw_envelope::as_json;
 use super::unclaimed::record_of;
 use super::{Client, ClientError};
 use naq_core::{OnCancel, on_cancel};
 use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State};
 
-/// How often the envelope of a queued job is looked for again that was not found.
-const ENVELOPE_LOOKUPS: u32 = 10;
+/// How often the message of a queued job is looked for again that was not found.
+const MESSAGE_LOOKUPS: u32 = 4;
 
 /// The pause before each of these.
-const ENVELOPE_LOOKUP_PAUSE: Duration = Duration::from_millis(200);
+const MESSAGE_LOOKUP_PAUSE: Duration = Duration::from_millis(250);
 
 /// The outcome of [`Client::cancel`].
 #[derive(Clone, Debug)]
@@ -31,6 +34,16 @@ pub enum CancelOutcome {
     },
     /// The job had already ended; nothing was changed.
     AlreadyEnded(Box<Record>),
+}
+
+/// What has become of a job whose message was not found at first.
+enum MessageLookup {
+    /// The message exists, with this payload.
+    Found(Bytes),
+    /// Its record has changed.
+    Changed,
+    /// Nothing has changed, and the message is still not found.
+    NotFound,
 }
 
 impl CancelOutcome {
@@ -149,7 +162,9 @@ impl Client {
         let (record, revision) = broker.read_record(job).await?;
         // A placeholder is what dependents write before the job has a record of its own.
         let has_dependents = record.as_ref().is_some_and(|record| record.has_dependents);
-        let mut record = match record.filter(|record| !record.placeholder) {
+        let present = record.filter(|record| !record.placeholder);
+        let is_unclaimed = present.is_none();
+        let mut record = match present {
             Some(record) => record,
             None => match broker.find_message(job).await? {
                 Some(message) => record_of(job, &message),
@@ -162,35 +177,39 @@ impl Client {
         if record.envelope.is_some() || record.state().is_terminal() {
             return Ok(Some((record, revision)));
         }
-        record.envelope = self.envelope_of(&record).await?;
-        let is_complete = record.envelope.is_some() || record.envelope_object.is_some();
-        if record.state() == State::Queued && !is_complete {
-            return self.find_envelope_again(record, revision).await;
+        let mut payload = broker.envelope_of(&record).await?;
+        if payload.is_none() && record.state() == State::Queued && !is_unclaimed {
+            payload = match self.find_message_again(&record, revision).await? {
+                MessageLookup::Found(payload) => Some(payload),
+                MessageLookup::Changed => return Ok(None),
+                MessageLookup::NotFound => {
+                    let lost = "its message was not found when it was cancelled, so its envelope is not kept here";
+                    record.warnings.push(lost.to_owned());
+                    None
+                }
+            };
         }
+        record.envelope = payload.and_then(|payload| as_json(&payload));
         Ok(Some((record, revision)))
     }
 
-    /// Looks again for the envelope of a queued job whose message was not found: a server that has just become the
-    /// leader of the stream may not have all messages yet. `None` means that the job changed meanwhile. If the message
-    /// is really gone, the record says so.
-    async fn find_envelope_again(
+    /// Looks again for the message of a queued job: a server that has just become the leader of the stream may not have
+    /// all messages yet.
+    async fn find_message_again(
         &self,
-        mut record: Record,
+        record: &Record,
         revision: u64,
-    ) -> Result<Option<(Record, u64)>, ClientError> {
-        for _ in 0..ENVELOPE_LOOKUPS {
-            tokio::time::sleep(ENVELOPE_LOOKUP_PAUSE).await;
+    ) -> Result<MessageLookup, ClientError> {
+        for _ in 0..MESSAGE_LOOKUPS {
+            tokio::time::sleep(MESSAGE_LOOKUP_PAUSE).await;
             if self.broker.read_record(&record.job_id).await?.1 != revision {
-                return Ok(None);
+                return Ok(MessageLookup::Changed);
             }
-            record.envelope = self.envelope_of(&record).await?;
-            if record.envelope.is_some() {
-                return Ok(Some((record, revision)));
+            if let Some(payload) = self.broker.envelope_of(record).await? {
+                return Ok(MessageLookup::Found(payload));
             }
         }
-        let lost = "its message is lost, and with it the envelope: it cannot be run again";
-        record.warnings.push(lost.to_owned());
-        Ok(Some((record, revision)))
+        Ok(MessageLookup::NotFound)
     }
 
     /// Writes the request into the record of a running job, then notifies its worker. In this order
