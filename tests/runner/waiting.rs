@@ -1,5 +1,6 @@
 //! Jobs that wait at their spawner for another one's end.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -140,6 +141,39 @@ async fn a_slot_is_kept_free_for_its_holder() {
         assert_eq!(bench.runner.slots_taken(), 1);
         drop(slot);
         assert_eq!(bench.runner.slots_taken(), 0);
+    }
+}
+
+/// Jobs that wait at a spawner start without a look at those who wait for a slot, and there may always be one more.
+#[tokio::test]
+async fn one_who_waits_for_a_slot_is_not_overtaken_by_later_jobs() {
+    for bench in Bench::each_with(|options| options.concurrency = 1).await {
+        let mut jobs: VecDeque<_> = (0..4)
+            .map(|_| bench.runner.start_job(waiting("true")))
+            .collect();
+        let slot = bench.runner.slot();
+        let mut slot = std::pin::pin!(slot);
+        let mut later = 0;
+        // as a worker does that claims the next short job for each that ends
+        let slot = within(async {
+            loop {
+                tokio::select! {
+                    biased;
+                    slot = &mut slot => break slot,
+                    _ = jobs[0].wait() => {
+                        jobs.pop_front();
+                        jobs.push_back(bench.runner.start_job(waiting("true")));
+                        later += 1;
+                    }
+                }
+            }
+        })
+        .await;
+        assert!(later <= 4, "{later}");
+        drop(slot);
+        for job in jobs {
+            assert_eq!(within(job.wait()).await.end, Termination::Exited(0));
+        }
     }
 }
 

@@ -153,6 +153,11 @@ impl Job {
         !self.parts.is_extra
     }
 
+    /// Whether it needs a slot, and none is kept free for it.
+    pub(super) fn competes(&self) -> bool {
+        self.takes_slot() && self.parts.slot.is_none()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, JobState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

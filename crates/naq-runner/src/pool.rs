@@ -23,7 +23,7 @@ use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::{FOLDER, ScratchDirs};
-use super::slots::{SlotId, Slots};
+use super::slots::{SlotId, Slots, is_older};
 use super::spawner_watch::SpawnerWatch;
 use super::wire::{INLINE_BYTES_MAX, flag};
 
@@ -145,9 +145,10 @@ impl PoolState {
         running + self.slots.idle()
     }
 
-    /// Whether a slot is kept free for the job.
-    fn has_slot(&self, job: &Job) -> bool {
-        job.parts.slot.is_some_and(|slot| self.slots.is_idle(slot))
+    /// A new number for a job or a slot.
+    fn next_id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
     }
 
     /// Takes a job back from a spawner that has not started it. Its slot is kept free for it again.
@@ -258,9 +259,7 @@ impl Pool {
 
     /// A new id for a job.
     pub(super) fn next_id(&self) -> u32 {
-        let mut state = self.lock();
-        state.next_id = state.next_id.wrapping_add(1);
-        state.next_id
+        self.lock().next_id()
     }
 
     /// Accepts a job.
@@ -276,16 +275,20 @@ impl Pool {
         self.dispatch(&mut state);
     }
 
-    /// Assigns queued jobs to spawners while slots and descriptors are available, and slots to those who wait for one.
+    /// Assigns queued jobs to spawners while slots and descriptors are available, and slots to those who wait for one,
+    /// in the order in which they came.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
-        self.assign_jobs(state);
-        let takes_next = |job: &Arc<Job>| job.takes_slot() && job.parts.slot.is_none();
         let mut is_granted = false;
-        while !state.closing
-            && state.slots.are_awaited()
-            && state.slots_taken() < self.options.concurrency
-            && !state.pending.iter().any(takes_next)
-        {
+        loop {
+            self.assign_jobs(state);
+            let is_free = !state.closing && state.slots_taken() < self.options.concurrency;
+            let Some(slot) = state.slots.first_awaited().filter(|_| is_free) else {
+                break;
+            };
+            let comes_first = |job: &Arc<Job>| job.competes() && is_older(job.id, slot);
+            if state.pending.iter().any(comes_first) {
+                break;
+            }
             state.slots.grant_next();
             is_granted = true;
         }
@@ -297,12 +300,11 @@ impl Pool {
     fn assign_jobs(self: &Arc<Self>, state: &mut PoolState) {
         while !state.closing {
             let is_full = state.slots_taken() >= self.options.concurrency;
-            let needs_no_other =
-                |job: &Arc<Job>| !job.takes_slot() || job.waits || state.has_slot(job);
+            let needs_no_other = |job: &Arc<Job>| !job.competes() || job.waits;
             if is_full && !state.pending.iter().any(needs_no_other) {
                 return;
             }
-            let Some((at, spawner)) = self.next_start(state, is_full) else {
+            let Some((at, spawner)) = self.next_start(state) else {
                 self.wait_for_spawner(state);
                 return;
             };
@@ -361,7 +363,9 @@ impl Pool {
     /// The first queued job that a spawner is ready for, and that spawner. A job that waits for the
     /// spawner of its own delays no other. If all slots are taken, only what takes none
     /// starts, and what may wait at a spawner is sent there.
-    fn next_start(&self, state: &PoolState, is_full: bool) -> Option<(usize, usize)> {
+    fn next_start(&self, state: &PoolState) -> Option<(usize, usize)> {
+        let taken = state.slots_taken();
+        let first_awaited = state.slots.first_awaited();
         // A job that needs a slot is not overtaken by others that wait for one.
         let mut needs_slot = false;
         let mut queued = state.pending.iter().enumerate();
@@ -370,7 +374,11 @@ impl Pool {
                 // it ends, and needs no spawner for that
                 return Some((at, 0));
             }
-            let is_full = is_full && job.takes_slot() && !state.has_slot(job);
+            let is_full = match job.competes() {
+                true => taken >= self.options.concurrency,
+                // Its own slot counts as taken. More are if its spawner has returned it, and started another one.
+                false => job.takes_slot() && taken > self.options.concurrency,
+            };
             if self.is_reserved_for(job) {
                 let reserved = self.reserved.filter(|reserved| {
                     let spawner = &state.spawners[*reserved];
@@ -380,6 +388,11 @@ impl Pool {
             }
             if !job.takes_slot() {
                 return Some((at, self.pick_spawner(&state.spawners, |_| true)?));
+            }
+            let is_overtaking =
+                job.competes() && first_awaited.is_some_and(|awaited| is_older(awaited, job.id));
+            if is_overtaking {
+                return None;
             }
             let spawner = match is_full {
                 false => self.pick_with_room(&state.spawners),
@@ -511,14 +524,21 @@ impl Pool {
     /// Adds a slot that is kept free. `None` if all are taken.
     pub(super) fn try_slot(&self) -> Option<SlotId> {
         let mut state = self.lock();
-        let is_free = state.slots_taken() < self.options.concurrency && !state.slots.are_awaited();
-        is_free.then(|| state.slots.take())
+        let is_free = state.slots_taken() < self.options.concurrency;
+        if !is_free || state.slots.first_awaited().is_some() {
+            return None;
+        }
+        let id = state.next_id();
+        state.slots.wait(id);
+        state.slots.grant_next();
+        Some(id)
     }
 
     /// Adds a slot to be waited for, which may be free already.
     pub(super) fn request_slot(self: &Arc<Self>) -> SlotId {
         let mut state = self.lock();
-        let id = state.slots.wait();
+        let id = state.next_id();
+        state.slots.wait(id);
         self.dispatch(&mut state);
         id
     }
@@ -604,6 +624,7 @@ impl Pool {
         let id = job.id;
         if let Some(at) = state.pending.iter().position(|waiting| waiting.id == id) {
             state.pending.remove(at);
+            self.dispatch(&mut state);
             drop(state);
             job.drain_and_finish(
                 None,
@@ -634,6 +655,7 @@ impl Pool {
         let id = job.id;
         if let Some(at) = state.pending.iter().position(|waiting| waiting.id == id) {
             state.pending.remove(at);
+            self.dispatch(&mut state);
             drop(state);
             let mut exit = stopped_before_start("it was withdrawn before it started");
             exit.flags = flag::WITHDRAWN;

@@ -2,8 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 
-/// The number of a slot that is held or waited for.
-pub(super) type SlotId = u64;
+/// The number of a slot that is held or waited for. Slots and jobs are numbered together, in the order in which they
+/// are requested.
+pub(super) type SlotId = u32;
+
+/// Whether the first number was given before the second one. They begin again after the largest.
+pub(super) fn is_older(first: u32, second: u32) -> bool {
+    first != second && second.wrapping_sub(first) <= u32::MAX / 2
+}
 
 /// What a slot is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +25,6 @@ enum SlotState {
 /// All slots that are held or waited for.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    last: SlotId,
     states: HashMap<SlotId, SlotState>,
     /// Those that are waited for, in the order of the requests.
     waiting: VecDeque<SlotId>,
@@ -32,9 +37,9 @@ impl Slots {
         self.idle
     }
 
-    /// Whether someone waits for a slot.
-    pub(super) fn are_awaited(&self) -> bool {
-        !self.waiting.is_empty()
+    /// The slot that someone has waited for longest.
+    pub(super) fn first_awaited(&self) -> Option<SlotId> {
+        self.waiting.front().copied()
     }
 
     /// Whether this one is kept free.
@@ -42,19 +47,10 @@ impl Slots {
         self.states.get(&id) == Some(&SlotState::Idle)
     }
 
-    /// Adds a slot, to be kept free.
-    pub(super) fn take(&mut self) -> SlotId {
-        let id = self.wait();
-        self.grant_next();
-        id
-    }
-
     /// Adds a slot, to be waited for.
-    pub(super) fn wait(&mut self) -> SlotId {
-        self.last += 1;
-        self.states.insert(self.last, SlotState::Waiting);
-        self.waiting.push_back(self.last);
-        self.last
+    pub(super) fn wait(&mut self, id: SlotId) {
+        self.states.insert(id, SlotState::Waiting);
+        self.waiting.push_back(id);
     }
 
     /// Keeps one free for the holder that has waited longest.
@@ -107,39 +103,48 @@ mod tests {
     #[test]
     fn slots_are_granted_in_the_order_of_the_requests() {
         let mut slots = Slots::default();
-        let [first, second, third] = [(); 3].map(|()| slots.wait());
-        slots.release(first);
+        for id in 1..=3 {
+            slots.wait(id);
+        }
+        slots.release(1);
         slots.grant_next();
-        assert!(slots.is_idle(second) && !slots.is_idle(third));
+        assert!(slots.is_idle(2) && !slots.is_idle(3));
+        assert_eq!(slots.first_awaited(), Some(3));
         slots.grant_next();
-        assert!(slots.is_idle(third) && !slots.are_awaited());
+        assert!(slots.is_idle(3) && slots.first_awaited().is_none());
     }
 
     #[test]
     fn the_slot_of_a_job_that_its_spawner_returns_is_kept_free_until_its_holder_releases_it() {
         let mut slots = Slots::default();
-        let slot = slots.take();
-        slots.occupy(slot);
+        slots.wait(7);
+        slots.grant_next();
+        slots.occupy(7);
         assert_eq!(slots.idle(), 0);
-        slots.vacate(slot);
-        assert!(slots.is_idle(slot));
-        slots.occupy(slot);
-        slots.release(slot);
-        slots.vacate(slot);
+        slots.vacate(7);
+        assert!(slots.is_idle(7));
+        slots.occupy(7);
+        slots.release(7);
+        slots.vacate(7);
         assert_eq!(slots.idle(), 0);
+    }
+
+    #[test]
+    fn numbers_that_begin_again_are_later() {
+        assert!(is_older(1, 2) && !is_older(2, 1) && !is_older(2, 2));
+        assert!(is_older(u32::MAX, 0) && !is_older(0, u32::MAX));
     }
 
     proptest! {
         /// Whatever is done with them, in whatever order.
         #[test]
         fn the_count_of_free_slots_is_that_of_their_states(
-            steps in prop::collection::vec((0_u8..6, 0_u64..8), 0..60)
+            steps in prop::collection::vec((0_u8..6, 0_u32..8), 0..60)
         ) {
             let mut slots = Slots::default();
             for (step, number) in steps {
                 match step {
-                    0 if !slots.are_awaited() => { slots.take(); }
-                    1 => { slots.wait(); }
+                    0 | 1 if !slots.states.contains_key(&number) => slots.wait(number),
                     2 => slots.grant_next(),
                     3 => slots.occupy(number),
                     4 => slots.vacate(number),
