@@ -421,6 +421,123 @@ fn a_reused_process_of_python_runs_one_call_after_another() {
     assert_eq!(counted(), 1);
 }
 
+/// A reused process is told to start a job together with the job. Whether it has must be known whatever it does next.
+#[test]
+fn a_call_that_ends_its_reused_process_runs_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file(
+        "tasks.py",
+        r#"
+import os, signal
+
+def end(path, by_signal):
+    with open(path, "a") as file:
+        file.write("x")
+    if by_signal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(3)
+"#,
+    );
+    naq.file(
+        "tasks.mjs",
+        r#"
+import fs from "node:fs";
+
+export function end(path, bySignal) {
+  fs.appendFileSync(path, "x");
+  if (bySignal) process.kill(process.pid, "SIGKILL");
+  process.exit(3);
+}
+"#,
+    );
+    let has_node = naq.cli(["runner", "check", "node"]).run().code == Some(0);
+    let mut worker = naq
+        .worker(&["default"])
+        .concurrency(1)
+        .arg("--warm=python:reuse");
+    if has_node {
+        worker = worker.arg("--warm=node:reuse");
+    }
+    let _worker = worker.spawn();
+    let mut warm_runs = 0;
+    for round in 0..12 {
+        let by_signal = round % 2 == 0;
+        let (runner, call) = match round % 4 < 2 && has_node {
+            true => ("node", "./tasks.mjs:end"),
+            false => ("python", "tasks:end"),
+        };
+        let path = naq.home().join(format!("ran-{round}"));
+        let envelope = serde_json::json!({
+            "runner": runner, "function": call, "args": [path, by_signal],
+        });
+        let record = naq.wait_ended(&naq.publish("default", envelope.to_string()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x", "{record:#?}");
+        let expected = match by_signal {
+            true => (None, Some(9)),
+            false => (Some(3), None),
+        };
+        assert_eq!((record.exit_code, record.signal), expected, "{record:#?}");
+        warm_runs += usize::from(record.warnings.is_empty());
+    }
+    assert!(warm_runs > 0);
+}
+
+/// It may go on at any time, and must not run then what another process has run.
+#[test]
+fn a_call_that_a_stopped_reused_process_does_not_take_runs_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file(
+        "tasks.py",
+        r#"
+import os
+
+def mark(path):
+    with open(path, "a") as file:
+        file.write("x")
+    return os.getpid()
+"#,
+    );
+    let _worker = naq
+        .worker(&["default"])
+        .concurrency(1)
+        .with_host_pids()
+        .arg("--warm=python:reuse")
+        .spawn();
+    let path = naq.home().join("ran");
+    let path_json = serde_json::json!(path).to_string();
+    let call = || {
+        let job = naq.enqueue(&[
+            "--runner",
+            "python",
+            "--call",
+            "tasks:mark",
+            "--",
+            &path_json,
+        ]);
+        naq.wait_ended(&job)
+    };
+    let mut pid = 0;
+    eventually("two calls in one process", || {
+        let before = pid;
+        pid = result(&call()).as_i64().unwrap();
+        pid == before
+    });
+    let runs = || std::fs::read_to_string(&path).unwrap().len();
+    let before = runs();
+    let process = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    nix::sys::signal::kill(process, Signal::SIGSTOP).unwrap();
+    let record = call();
+    assert!(
+        record.warnings[0].contains("no warm process was ready"),
+        "{record:#?}"
+    );
+    // it was killed
+    assert!(nix::sys::signal::kill(process, Signal::SIGCONT).is_err());
+    assert_eq!(runs(), before + 1, "{record:#?}");
+}
+
 #[test]
 fn a_mode_that_a_runner_lacks_is_refused() {
     let server = TestServer::start();

@@ -16,8 +16,11 @@ use super::super::sys::socket::send_part;
 /// The longest frame, in bytes.
 pub(super) const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes sent or read at once.
+/// Bytes sent at once.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Bytes read at once. What a process sends is short.
+const READ_BYTES: usize = 8 << 10;
 
 /// The worker's end of the socket.
 #[derive(Debug)]
@@ -77,12 +80,15 @@ impl FrameSocket {
         })
     }
 
-    /// Sends a frame; `fds` go with its first byte.
+    /// Sends frames, so that the process gets them at once; `fds` go with the first byte.
     ///
     /// # Errors
-    /// Returns an I/O error if the process has closed its end, or the frame is too long.
-    pub(super) async fn send(&self, frame: &Value, fds: &[RawFd]) -> io::Result<()> {
-        let bytes = encode(frame)?;
+    /// Returns an I/O error if the process has closed its end, or a frame is too long.
+    pub(super) async fn send(&self, frames: &[&Value], fds: &[RawFd]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            bytes.extend(encode(frame)?);
+        }
         let mut at = 0;
         while at < bytes.len() {
             let end = bytes.len().min(at + PIECE_BYTES);
@@ -97,6 +103,19 @@ impl FrameSocket {
         Ok(())
     }
 
+    /// The frames that have arrived and were not received yet, which this leaves to [`FrameSocket::receive`].
+    ///
+    /// # Errors
+    /// Returns an I/O error if what the process sent is no frame.
+    pub(super) fn rest(&mut self) -> io::Result<impl Iterator<Item = &Value>> {
+        let mut piece = vec![0; READ_BYTES];
+        while let ReadOutcome::Bytes(count) = read_chunk(self.socket.get_ref(), &mut piece) {
+            self.unread.extend_from_slice(&piece[..count]);
+        }
+        take_frames(&mut self.unread, &mut self.frames)?;
+        Ok(self.frames.iter())
+    }
+
     /// The next frame. `None` if the process has closed its end. Cancel safe.
     ///
     /// # Errors
@@ -107,7 +126,7 @@ impl FrameSocket {
                 return Ok(Some(frame));
             }
             let mut ready = self.socket.readable().await?;
-            let mut piece = vec![0; PIECE_BYTES];
+            let mut piece = vec![0; READ_BYTES];
             match read_chunk(self.socket.get_ref(), &mut piece) {
                 ReadOutcome::Bytes(count) => {
                     self.unread.extend_from_slice(&piece[..count]);

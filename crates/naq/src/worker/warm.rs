@@ -139,19 +139,17 @@ impl WarmPools {
             fields: call_fields(envelope),
             umask: self.umask,
         };
-        let mut command = command;
+        let mut called = command.clone();
         // the call is in the frame
-        command
-            .files
-            .retain(|file| file.variable != "NAQ_CALL_FILE");
-        match pool.runner.start_warm(process, command, call).await {
-            Ok((handle, freed)) => {
+        called.files.retain(|file| file.variable != "NAQ_CALL_FILE");
+        match pool.runner.start_warm(process, called, call).await {
+            Some((handle, freed)) => {
                 tokio::spawn(Arc::clone(pool).take_back(freed));
                 Ok(handle)
             }
-            Err(command) => {
+            None => {
                 tokio::spawn(Arc::clone(pool).add_process());
-                Err((command, Cold::Because(NO_PROCESS)))
+                Err((Box::new(command), Cold::Because(NO_PROCESS)))
             }
         }
     }
