@@ -80,15 +80,12 @@ impl FrameSocket {
         })
     }
 
-    /// Sends frames, so that the process gets them at once; `fds` go with the first byte.
+    /// Sends a frame; `fds` go with its first byte.
     ///
     /// # Errors
-    /// Returns an I/O error if the process has closed its end, or a frame is too long.
-    pub(super) async fn send(&self, frames: &[&Value], fds: &[RawFd]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for frame in frames {
-            bytes.extend(encode(frame)?);
-        }
+    /// Returns an I/O error if the process has closed its end, or the frame is too long.
+    pub(super) async fn send(&self, frame: &Value, fds: &[RawFd]) -> io::Result<()> {
+        let bytes = encode(frame)?;
         let mut at = 0;
         while at < bytes.len() {
             let end = bytes.len().min(at + PIECE_BYTES);
@@ -101,19 +98,6 @@ impl FrameSocket {
             }
         }
         Ok(())
-    }
-
-    /// The frames that have arrived and were not received yet, which this leaves to [`FrameSocket::receive`].
-    ///
-    /// # Errors
-    /// Returns an I/O error if what the process sent is no frame.
-    pub(super) fn rest(&mut self) -> io::Result<impl Iterator<Item = &Value>> {
-        let mut piece = vec![0; READ_BYTES];
-        while let ReadOutcome::Bytes(count) = read_chunk(self.socket.get_ref(), &mut piece) {
-            self.unread.extend_from_slice(&piece[..count]);
-        }
-        take_frames(&mut self.unread, &mut self.frames)?;
-        Ok(self.frames.iter())
     }
 
     /// The next frame. `None` if the process has closed its end. Cancel safe.

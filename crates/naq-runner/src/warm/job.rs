@@ -44,6 +44,12 @@ pub struct WarmCall {
     pub umask: u32,
 }
 
+/// A job that a warm process has taken and not started yet.
+struct Taken {
+    /// The worker's ends of its pipes.
+    pipes: Pipes,
+}
+
 impl Runner {
     /// Starts a job in a warm process. Returns its handle, and the process once the job is over and the
     /// process may run another; `None` is sent if it may not. `None` is returned if the process did not take the job.
@@ -68,36 +74,11 @@ impl Runner {
         prepared.ok()?;
         process.jobs += 1;
         let frame = job_frame(&pool.options, &command, &call, &folder, process.jobs);
-        let stdin = command.stdin.clone();
-        let job = Arc::new(self.new_job(command, Vec::new(), Some(scratch)));
-        // A process that runs one job after another starts it without a second question: it is ready. Others say when
-        // the process exists that will run the job.
-        let starts_at_once = process.mode == WarmMode::Reuse;
-        if starts_at_once {
-            pool.arm(&process.outer.job, &job);
-        }
-        let (number, go) = (process.jobs, go_frame(process.jobs));
-        let frames: &[&Value] = match starts_at_once {
-            true => &[&frame, &go],
-            false => &[&frame],
-        };
-        let started_ns = starts_at_once.then(started_now);
         // A process that reads nothing must not keep the job waiting.
-        let giving = give(&mut process, &stdin, owner, frames);
-        let pipes = tokio::time::timeout(START_MAX, giving).await.ok()?.ok()?;
-        let taking = tokio::time::timeout(START_MAX, taken(&mut process, number));
-        let mut is_taken = matches!(taking.await, Ok(Ok(())));
-        if !is_taken && starts_at_once {
-            // It may have started the job all the same: then another process must not run it too.
-            process.outer.kill(super::super::StopReason::Abandoned);
-            process.outer.wait_over().await;
-            let mut rest = process.socket.rest().into_iter().flatten();
-            is_taken = rest.any(|frame| is_started(frame, number));
-        }
-        if !is_taken {
-            return None;
-        }
+        let taking = take(&mut process, &command.stdin, owner, &frame);
+        let taken = tokio::time::timeout(START_MAX, taking).await.ok()?.ok()?;
         let (sender, exit) = oneshot::channel();
+        let job = Arc::new(self.new_job(command, Vec::new(), Some(scratch)));
         job.lock().phase = Phase::Streaming(sender);
         let (free, freed) = oneshot::channel();
         let handle = JobHandle {
@@ -105,7 +86,7 @@ impl Runner {
             job: Arc::clone(&job),
             warm: Some(Arc::clone(&process.outer.job)),
         };
-        tokio::spawn(drive(process, job, pipes, started_ns, exit, free));
+        tokio::spawn(drive(process, job, taken, exit, free));
         Some((handle, freed))
     }
 }
@@ -157,13 +138,13 @@ fn job_frame(
     frame
 }
 
-/// Gives a job to a process. Returns the worker's ends of the job's pipes.
-async fn give(
+/// Gives a job to a process, and waits until it has taken it.
+async fn take(
     process: &mut WarmProcess,
     stdin: &Stdin,
     owner: Option<(u32, u32)>,
-    frames: &[&Value],
-) -> io::Result<Pipes> {
+    frame: &Value,
+) -> io::Result<Taken> {
     let (pipes, fds) = match process.pipes.take() {
         Some(own) => (own, Vec::new()),
         None => {
@@ -179,15 +160,9 @@ async fn give(
         }
     };
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    process.socket.send(frames, &raw).await?;
-    Ok(pipes)
-}
-
-/// Waits until the process has taken the job with this number.
-///
-/// # Errors
-/// Returns an I/O error if it has not.
-async fn taken(process: &mut WarmProcess, number: u64) -> io::Result<()> {
+    process.socket.send(frame, &raw).await?;
+    drop(fds);
+    let number = process.jobs;
     loop {
         let next = tokio::select! {
             biased;
@@ -195,18 +170,12 @@ async fn taken(process: &mut WarmProcess, number: u64) -> io::Result<()> {
             () = process.outer.wait_over() => None,
         };
         let frame = next.ok_or_else(|| io::Error::other("it has ended"))?;
-        if is_started(&frame, number) {
-            return Ok(());
-        }
-        if let Some("ended" | "huh") = frame["t"].as_str() {
-            return Err(io::Error::other("it did not start the job"));
+        match frame["t"].as_str() {
+            Some("started") if frame["n"].as_u64() == Some(number) => return Ok(Taken { pipes }),
+            Some("ended" | "huh") => return Err(io::Error::other("it did not start the job")),
+            _ => {}
         }
     }
-}
-
-/// Whether a process says by this frame that it starts the job with this number, or waits for the word.
-fn is_started(frame: &Value, number: u64) -> bool {
-    frame["t"] == "started" && frame["n"].as_u64() == Some(number)
 }
 
 fn open_stdin(stdin: &Stdin) -> io::Result<OwnedFd> {
@@ -217,29 +186,22 @@ fn open_stdin(stdin: &Stdin) -> io::Result<OwnedFd> {
     }
 }
 
-/// The word that starts the job with this number.
-fn go_frame(number: u64) -> Value {
-    json!({"t": "go", "n": number})
-}
-
-/// Runs the job, and frees the process. `started_ns` is when it was told to start the job, in nanoseconds since 1970.
-/// `None` means that it waits for that.
+/// Runs the job, and frees the process.
 async fn drive(
     mut process: WarmProcess,
     job: Arc<Job>,
-    pipes: Pipes,
-    started_ns: Option<u64>,
+    taken: Taken,
     exit: oneshot::Receiver<ExitReport>,
     free: oneshot::Sender<Option<WarmProcess>>,
 ) {
     let mode = process.mode;
     if mode == WarmMode::Reuse {
         // Its pipes stay with the process: the reader gets copies.
-        process.pipes = pipes.try_clone().ok();
+        process.pipes = taken.pipes.try_clone().ok();
     }
-    let reading = tokio::spawn(read_pipes(Arc::clone(&job), pipes, exit));
+    let reading = tokio::spawn(read_pipes(Arc::clone(&job), taken.pipes, exit));
     let began = Instant::now();
-    let report = run(&mut process, &job, started_ns).await;
+    let report = run(&mut process, &job).await;
     let (mut report, is_reusable) = match report {
         Ok(report) => (report, mode != WarmMode::Standby),
         Err(_) => {
@@ -259,32 +221,23 @@ async fn drive(
     let _ = free.send(is_reusable.then_some(process));
 }
 
-/// Starts the job that its process has taken, unless it has started, and waits for its end.
-async fn run(
-    process: &mut WarmProcess,
-    job: &Arc<Job>,
-    started_ns: Option<u64>,
-) -> io::Result<ExitReport> {
+/// Starts the job that its process has taken, and waits for its end.
+async fn run(process: &mut WarmProcess, job: &Arc<Job>) -> io::Result<ExitReport> {
     let outer = Arc::clone(&process.outer.job);
-    let started_ns = match started_ns {
-        Some(started_ns) => started_ns,
-        None => {
-            process.pool.arm(&outer, job);
-            // Only now: a request to stop the job before this had no effect, and any later one has.
-            if job.lock().stop.is_some() {
-                // Nothing of the job has run, and its process still waits for `go`.
-                process.is_dirty = true;
-                return Ok(ExitReport::not_started(SpawnFailure::new(
-                    "stopped",
-                    "stopped before it started".to_owned(),
-                    false,
-                )));
-            }
-            let started_ns = started_now();
-            process.socket.send(&[&go_frame(process.jobs)], &[]).await?;
-            started_ns
-        }
-    };
+    process.pool.arm(&outer, job);
+    // Only now: a request to stop the job before this had no effect, and any later one has.
+    if job.lock().stop.is_some() {
+        // Nothing of the job has run, and its process still waits for `go`.
+        process.is_dirty = true;
+        return Ok(ExitReport::not_started(SpawnFailure::new(
+            "stopped",
+            "stopped before it started".to_owned(),
+            false,
+        )));
+    }
+    let started_ns = started_now();
+    let start = json!({"t": "go", "n": process.jobs});
+    process.socket.send(&start, &[]).await?;
     job.mark_started(started_ns);
     if process.mode == WarmMode::Standby {
         let ended = process.outer.wait().await;
@@ -369,7 +322,7 @@ async fn ended_frame(process: &mut WarmProcess) -> io::Result<Value> {
                 if pong_due.is_some() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                process.socket.send(&[&json!({"t": "ping"})], &[]).await?;
+                process.socket.send(&json!({"t": "ping"}), &[]).await?;
                 pong_due = Some(Instant::now() + PONG_MAX);
                 next_ping = Instant::now() + PING_INTERVAL;
             }
