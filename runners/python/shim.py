@@ -544,7 +544,11 @@ def run_call(call):
         write_result(value)
         return 0
     except SystemExit as error:
-        if os.getpid() == _job_pid and error.code not in (None, 0, RETRY_EXIT_CODE):
+        if os.getpid() != _job_pid:
+            # a child that the function forked: it must not go back into the loop of a process that is reused
+            flush()
+            os._exit(exit_code_of(error))
+        if error.code not in (None, 0, RETRY_EXIT_CODE):
             write_error("SystemExit", str(error.code), format_trace(error))
         raise
     except BaseException as error:

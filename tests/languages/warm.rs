@@ -339,7 +339,7 @@ fn a_file_that_a_reused_process_has_loaded_replaces_it_when_it_changes() {
 
 /// Functions that leave something in their process.
 const COUNTING_TASKS: &str = r#"
-import os, subprocess, threading, time
+import os, subprocess, sys, threading, time
 
 number = 0
 
@@ -360,6 +360,12 @@ def leave_thread():
         time.sleep(0.2)
         print("late")
     threading.Thread(target=work, name="left").start()
+
+def fork_and_exit():
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(0)
+    os.waitpid(pid, 0)
 
 def close():
     os.close(1)
@@ -401,6 +407,9 @@ fn a_reused_process_of_python_runs_one_call_after_another() {
     let left = result(&call("leave_process")).as_i64().unwrap();
     assert!(left > 0);
     assert_eq!(counted(), 3);
+    // a child that it forks does not serve the worker
+    assert_eq!(call("fork_and_exit").state(), State::Succeeded);
+    assert_eq!(counted(), 4);
     // a process without its standard output is replaced
     assert_eq!(call("close").state(), State::Succeeded);
     assert_eq!(counted(), 1);
@@ -421,7 +430,7 @@ fn a_reused_process_of_python_runs_one_call_after_another() {
     assert_eq!(counted(), 1);
 }
 
-/// A reused process is told to start a job together with the job. Whether it has must be known whatever it does next.
+/// Whether a reused process has started a job must be known whatever it does next.
 #[test]
 fn a_call_that_ends_its_reused_process_runs_once() {
     let server = TestServer::start();
