@@ -67,10 +67,12 @@ impl JobHandle {
         }
     }
 
-    /// Stops the process of the job, which for a job in a warm process is that one.
+    /// Stops the process of the job, which for a job in a warm process is that one, unless the job is over: the
+    /// process may run another one by then.
     fn signal(&self, why: StopReason, grace: Option<Duration>) {
         match &self.warm {
             None => self.pool.stop(&self.job, why, grace),
+            Some(_) if self.is_over() => {}
             Some(process) => {
                 self.job.lock().stop.get_or_insert(why);
                 self.pool.signal(process.id, grace);
@@ -119,6 +121,7 @@ impl JobHandle {
     pub fn set_deadline(&self, deadline: BootInstant) {
         match &self.warm {
             None => self.pool.set_deadline(&self.job, deadline),
+            Some(_) if self.is_over() => {}
             Some(process) => {
                 self.job.lock().deadline = Some(deadline);
                 self.pool.set_deadline(process, deadline);
