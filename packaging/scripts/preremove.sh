@@ -9,4 +9,6 @@ if [ -d /run/systemd/system ]; then
     # Drains the workers, and waits for them: their program is about to go.
     systemctl stop 'naq-worker@*.service' naq-scheduler.service naq-dashboard.service
     systemctl disable naq-scheduler.service naq-dashboard.service 2>/dev/null || true
+    # `disable` takes no pattern, and an enabled worker has no file of its own, only links.
+    find /etc/systemd/system -type l -name 'naq-worker@*.service' -delete 2>/dev/null || true
 fi
