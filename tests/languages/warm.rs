@@ -492,7 +492,7 @@ export function end(path, bySignal) {
     assert!(warm_runs > 0);
 }
 
-/// It may go on at any time, and must not run then what another process has run.
+/// It may continue at any time, and must not run then what another process has run.
 #[test]
 fn a_call_that_a_stopped_reused_process_does_not_take_runs_once() {
     let server = TestServer::start();
