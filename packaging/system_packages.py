@@ -45,7 +45,15 @@ def write(naq: Path, static: Path, server: Path, pages: Path, stage: Path, info:
         (units / unit.name).write_text(text)
     for name, (data, _) in licences().items():
         (tree / name).write_bytes(data)
-    for source in ("packaging/naq.toml", "systemd/naq.sysusers.conf", "systemd/naq.tmpfiles.conf", "CHANGELOG.md"):
+    for source in (
+        "packaging/naq.toml",
+        # nfpm writes their times into the apk
+        "packaging/scripts/postinstall.sh",
+        "packaging/scripts/preremove.sh",
+        "systemd/naq.sysusers.conf",
+        "systemd/naq.tmpfiles.conf",
+        "CHANGELOG.md",
+    ):
         (tree / Path(source).name).write_bytes((ROOT / source).read_bytes())
     program_bytes = naq.read_bytes()
     environment = {
@@ -55,7 +63,6 @@ def write(naq: Path, static: Path, server: Path, pages: Path, stage: Path, info:
         "NAQ_PAGES": str(pages),
         "NAQ_TREE": str(tree),
         "NAQ_SERVER": str(server),
-        "NAQ_ROOT": str(ROOT),
         "NAQ_ARCH": DEBIAN[info.machine],
         "NAQ_DEB_DEPENDS": ", ".join(libraries(program_bytes, "libc6 (>= {})", "libgcc-s1")),
         "NAQ_RPM_DEPENDS": ", ".join(libraries(program_bytes, "glibc >= {}", "libgcc")),
