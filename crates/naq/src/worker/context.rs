@@ -15,6 +15,7 @@ use super::lease::HeldLeases;
 use super::metrics::WorkerMetrics;
 use super::options::WorkerConfig;
 use super::prepared_scripts::PreparedScripts;
+use super::stay_awake::StayAwake;
 use super::warm::WarmPools;
 use naq_client::Client;
 use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
@@ -53,6 +54,8 @@ pub(super) struct WorkerContext {
     pub(super) outcomes: Semaphore,
     /// How many jobs are claimed beyond those that have a place.
     pub(super) claim_ahead: ClaimAhead,
+    /// Whether the worker waits for answers without giving up the processor.
+    pub(super) awake: StayAwake,
     /// The scripts that need no more preparation.
     pub(super) prepared_scripts: PreparedScripts,
     /// The warm processes.

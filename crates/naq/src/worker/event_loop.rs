@@ -495,6 +495,10 @@ impl Worker {
         }
         if !self.start_or_requeue(delivery) {
             self.pull_planner.on_requeued(index);
+        } else if self.slots_in_use == 1 && self.pulls.num_pending(index) == 0 {
+            self.context.awake.on_lone_delivery();
+        } else {
+            self.context.awake.end();
         }
     }
 

@@ -18,6 +18,7 @@ use super::metrics::WorkerMetrics;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::prepared_scripts::PreparedScripts;
 use super::report::Report;
+use super::stay_awake::StayAwake;
 use super::warm::WarmPools;
 use super::{label_routes, prepare, probe_runners, server_down};
 use crate::clock::ClockWatch;
@@ -77,6 +78,7 @@ pub async fn run_worker(
         refused_writes: RefusedWrites::default(),
         outcomes: Semaphore::new(options.concurrency + DEPTH_MAX),
         claim_ahead: ClaimAhead::default(),
+        awake: StayAwake::new(),
         runners: Mutex::default(),
         prepared_scripts: PreparedScripts::default(),
         warm: warm.clone(),
@@ -95,6 +97,7 @@ pub async fn run_worker(
     let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
+    let awake = keep_awake(&context);
     let kept = Arc::clone(&context);
     let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
         let on_recreated = |_: &str| kept.registered_routes.clear();
@@ -105,10 +108,16 @@ pub async fn run_worker(
     }
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
-    drop((routes, probing, clock, down, keeping, connection));
+    drop((routes, probing, clock, down, awake, keeping, connection));
     warm.stop();
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
+}
+
+/// Keeps the runtime awake when it is to be.
+fn keep_awake(context: &Arc<WorkerContext>) -> AbortOnDropHandle<()> {
+    let context = Arc::clone(context);
+    AbortOnDropHandle::new(tokio::spawn(async move { context.awake.run().await }))
 }
 
 /// Keeps the metrics of the connection up to date.

@@ -52,6 +52,7 @@ mod run;
 mod script_preparation;
 mod secrets;
 mod server_down;
+mod stay_awake;
 mod uploads;
 mod warm;
 

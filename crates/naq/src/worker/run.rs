@@ -252,8 +252,11 @@ impl Attempt<'_> {
     ) -> JobHandle {
         let context = self.delivery.context;
         if context.options.warm.is_empty() || scratch.is_some() {
+            // a program takes longer to start than anyone should wait awake
+            context.awake.end();
             return context.runner.start_job_in(command, place.slot(), scratch);
         }
+        context.awake.on_call();
         let started = Box::pin(
             context
                 .warm
@@ -334,6 +337,7 @@ impl Attempt<'_> {
                 () = checkpointer.advance(record, revision) => {}
             }
         };
+        context.awake.end();
         failpoint("run.ended");
         let completion = with_runner(completion, self.envelope);
         if turn.is_awaited() && has_run(&completion) {
