@@ -547,6 +547,58 @@ def mark(path):
     assert_eq!(runs(), before + 1, "{record:#?}");
 }
 
+/// The process of a job whose files are still being stored runs the next job, which is not the one to stop.
+#[test]
+fn a_cancel_of_a_job_that_stores_its_files_does_not_stop_the_next_one() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.file(
+        "tasks.py",
+        r#"
+import os, time
+
+def pid():
+    return os.getpid()
+
+def keep_file():
+    with open(os.path.join(os.environ["NAQ_WORK_DIR"], "large"), "wb") as file:
+        file.truncate(400 << 20)
+    os.write(3, b'{"artifact": "large"}\n')
+    return os.getpid()
+
+def nap():
+    time.sleep(1)
+    return os.getpid()
+"#,
+    );
+    let _worker = naq
+        .worker(&["default"])
+        .concurrency(2)
+        .arg("--warm=python:reuse=1")
+        .spawn();
+    let enqueue = |function: &str| {
+        let function = format!("tasks:{function}");
+        naq.enqueue(&["--runner", "python", "--call", &function])
+    };
+    let mut pid = serde_json::Value::Null;
+    eventually("two calls in one process", || {
+        let called = result(&naq.wait_ended(&enqueue("pid")));
+        called == std::mem::replace(&mut pid, called.clone())
+    });
+    let keeping = enqueue("keep_file");
+    naq.wait_running(&keeping);
+    let napping = enqueue("nap");
+    naq.wait_running(&napping);
+    std::thread::sleep(Duration::from_millis(300));
+    naq.cli(["cancel", keeping.as_str()])
+        .run()
+        .succeeds()
+        .expect_stdout("stopping");
+    let record = naq.wait_ended(&napping);
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    assert_eq!(result(&record), pid, "it ran in the same process");
+}
+
 #[test]
 fn a_mode_that_a_runner_lacks_is_refused() {
     let server = TestServer::start();
