@@ -8,28 +8,6 @@ use naq_protocol::{JobId, Reason, State};
 use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::TestServer;
 
-/// Adds a runner `kit` whose preparation of a script with a line that begins with `# needs` is this shell text.
-fn add_runner(naq: &Naq, preparation: &str) {
-    let folder = naq.home().join("runners/kit");
-    fs::create_dir_all(&folder).expect("a folder");
-    let manifest = format!(
-        r##"
-manifest = 1
-name = "kit"
-program = ["sh"]
-[probe]
-argv = ["{{program}}", "-c", "exit 0"]
-[script]
-argv = ["{{program}}", "{{file}}", "{{args}}"]
-[prepare]
-when = "script"
-match = "^# needs"
-argv = ["{{program}}", "-c", '''{preparation}''']
-"##
-    );
-    fs::write(folder.join("runner.toml"), manifest).expect("a file");
-}
-
 /// Enqueues a script for the runner `kit`.
 fn enqueue(naq: &Naq, script: &Path, options: &[&str]) -> JobId {
     let script = script.to_str().expect("UTF-8");
@@ -42,7 +20,7 @@ fn a_script_is_prepared_once_and_only_if_it_matches() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let notes = naq.home().join("prepared");
-    add_runner(&naq, &format!("echo once | tee -a {}", notes.display()));
+    naq.add_preparing_runner(&format!("echo once | tee -a {}", notes.display()));
     let _worker = naq
         .worker(&["default"])
         .env("NAQ_RUNNERS_DIR", "runners")
@@ -73,7 +51,7 @@ fn a_preparation_that_fails_is_retried_with_its_job() {
     let naq = Naq::new(&server);
     let mark = naq.home().join("failed");
     let preparation = format!("test -e {0} || {{ touch {0}; exit 3; }}", mark.display());
-    add_runner(&naq, &preparation);
+    naq.add_preparing_runner(&preparation);
     let _worker = naq
         .worker(&["default"])
         .env("NAQ_RUNNERS_DIR", "runners")
@@ -104,7 +82,7 @@ fn a_job_is_cancelled_while_another_one_prepares_its_script() {
         begun.display(),
         release.display()
     );
-    add_runner(&naq, &preparation);
+    naq.add_preparing_runner(&preparation);
     let _worker = naq
         .worker(&["default"])
         .concurrency(2)

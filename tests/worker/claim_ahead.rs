@@ -1,7 +1,5 @@
 //! Workers that claim the next of many short jobs ahead.
 
-use std::fs;
-
 use futures_util::StreamExt;
 use naq_protocol::{JobId, Record, State};
 
@@ -94,21 +92,7 @@ fn a_job_that_is_prepared_is_not_overtaken_by_a_long_one() {
     const ROUNDS: usize = 10;
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let folder = naq.home().join("runners/kit");
-    fs::create_dir_all(&folder).expect("a folder");
-    let manifest = r##"
-manifest = 1
-name = "kit"
-program = ["sh"]
-[probe]
-argv = ["{program}", "-c", "exit 0"]
-[script]
-argv = ["{program}", "{file}", "{args}"]
-[prepare]
-when = "script"
-argv = ["{program}", "-c", "sleep 0.004"]
-"##;
-    fs::write(folder.join("runner.toml"), manifest).expect("a file");
+    naq.add_preparing_runner("sleep 0.004");
     let _workers = ["first", "second"].map(|name| {
         let worker = worker(&naq, name, "300s").env("NAQ_RUNNERS_DIR", "runners");
         worker
@@ -117,7 +101,7 @@ argv = ["{program}", "-c", "sleep 0.004"]
     });
     for round in 0..ROUNDS {
         let short = publish_short(&naq, SHORT_JOBS);
-        let script = format!(r#"{{"runner": "kit", "script": "exit 0 # {round}"}}"#);
+        let script = format!(r##"{{"runner": "kit", "script": "# needs {round}"}}"##);
         let prepared = naq.publish("build", script);
         let end = format!("end-{round}");
         let long = until_file(&naq, &end)["script"].take();

@@ -148,6 +148,29 @@ impl Naq {
         path
     }
 
+    /// Adds a runner `kit` to the folder `runners`: one of shell scripts, which prepares each that has a line that begins
+    /// with `# needs`, by this shell text.
+    pub(crate) fn add_preparing_runner(&self, preparation: &str) {
+        let folder = self.home().join("runners/kit");
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = format!(
+            r##"
+manifest = 1
+name = "kit"
+program = ["sh"]
+[probe]
+argv = ["{{program}}", "-c", "exit 0"]
+[script]
+argv = ["{{program}}", "{{file}}", "{{args}}"]
+[prepare]
+when = "script"
+match = "^# needs"
+argv = ["{{program}}", "-c", '''{preparation}''']
+"##
+        );
+        std::fs::write(folder.join("runner.toml"), manifest).unwrap();
+    }
+
     /// The environment that the program runs in.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let env = naq_client::config::environment();
