@@ -265,6 +265,7 @@ impl Attempt<'_> {
         match started.await {
             Ok(handle) => handle,
             Err((command, cold)) => {
+                context.awake.end();
                 if let Cold::Because(why) = cold {
                     let warning =
                         format!("it ran in a process of its own, and not in a warm one: {why}");
