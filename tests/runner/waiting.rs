@@ -119,7 +119,7 @@ async fn a_slot_is_kept_free_for_its_holder() {
         assert!(bench.runner.try_slot().is_none());
         let [next, plain] = [waiting(&until(&next_file)), sh("exit 3")]
             .map(|command| bench.runner.start_job(command));
-        let prepared = within(bench.runner.start_probe(sh("echo prepared")).wait()).await;
+        let prepared = within(bench.runner.start_without_slot(sh("echo prepared")).wait()).await;
         assert_eq!(stdout(&prepared), "prepared\n");
         let holder = bench
             .runner

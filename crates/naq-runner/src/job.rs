@@ -65,7 +65,8 @@ pub(super) enum Phase {
     Collected,
 }
 
-/// What the start of a warm process, a probe or a job with a slot needs besides its command. Empty for any other job.
+/// What a start needs besides the command: that of a warm process, of a program without a slot, and of a job that has
+/// its slot already. Empty for any other job.
 #[derive(Debug, Default)]
 pub(super) struct JobParts {
     /// The process's end of the socket to its worker, which becomes descriptor 4.
@@ -148,7 +149,7 @@ impl Job {
         self.parts.socket.is_some()
     }
 
-    /// Whether it is one of the jobs that share the slots. Warm processes and probes are not.
+    /// Whether it is one of the jobs that share the slots. Warm processes, probes and preparations are not.
     pub(super) fn takes_slot(&self) -> bool {
         !self.parts.is_extra
     }

@@ -316,17 +316,13 @@ impl Runner {
     /// A slot for a job that is started later. `None` if all are taken.
     #[must_use]
     pub fn try_slot(&self) -> Option<Slot> {
-        let pool = &self.inner.pool;
-        pool.try_slot().map(|id| Slot::new(pool, id))
+        Slot::try_take(&self.inner.pool)
     }
 
     /// Waits until there is a slot for a job that is started later. Those who wait get theirs in the order in which
     /// they came. Cancel safe.
     pub async fn slot(&self) -> Slot {
-        let pool = &self.inner.pool;
-        let slot = Slot::new(pool, pool.request_slot());
-        slot.granted().await;
-        slot
+        Slot::take(&self.inner.pool).await
     }
 
     /// Number of slots in which jobs run, or that are held for one.
@@ -335,9 +331,9 @@ impl Runner {
         self.inner.pool.lock().slots_taken()
     }
 
-    /// Starts a short program that takes no slot of a job, such as one that prints its version, or one that prepares
-    /// a job which has its slot already.
-    pub fn start_probe(&self, command: Command) -> JobHandle {
+    /// Starts a program that takes no slot of a job, such as one that prints its version, or one that prepares a job
+    /// which has its slot already.
+    pub fn start_without_slot(&self, command: Command) -> JobHandle {
         let parts = JobParts {
             is_extra: true,
             ..JobParts::default()

@@ -23,7 +23,7 @@ use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::{FOLDER, ScratchDirs};
-use super::slots::{SlotId, Slots, is_older};
+use super::slots::{Slots, is_older};
 use super::spawner_watch::SpawnerWatch;
 use super::wire::{INLINE_BYTES_MAX, flag};
 
@@ -146,7 +146,7 @@ impl PoolState {
     }
 
     /// A new number for a job or a slot.
-    fn next_id(&mut self) -> u32 {
+    pub(super) fn next_id(&mut self) -> u32 {
         self.next_id = self.next_id.wrapping_add(1);
         self.next_id
     }
@@ -519,35 +519,6 @@ impl Pool {
             state.redispatch_scheduled = false;
             pool.dispatch(&mut state);
         });
-    }
-
-    /// Adds a slot that is kept free. `None` if all are taken.
-    pub(super) fn try_slot(&self) -> Option<SlotId> {
-        let mut state = self.lock();
-        let is_free = state.slots_taken() < self.options.concurrency;
-        if !is_free || state.slots.first_awaited().is_some() {
-            return None;
-        }
-        let id = state.next_id();
-        state.slots.wait(id);
-        state.slots.grant_next();
-        Some(id)
-    }
-
-    /// Adds a slot to be waited for, which may be free already.
-    pub(super) fn request_slot(self: &Arc<Self>) -> SlotId {
-        let mut state = self.lock();
-        let id = state.next_id();
-        state.slots.wait(id);
-        self.dispatch(&mut state);
-        id
-    }
-
-    /// The holder of a slot needs it no longer.
-    pub(super) fn release_slot(self: &Arc<Self>, id: SlotId) {
-        let mut state = self.lock();
-        state.slots.release(id);
-        self.dispatch(&mut state);
     }
 
     /// Frees the slot of a job that has left its spawner.

@@ -14,7 +14,42 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(pool: &Arc<Pool>, id: SlotId) -> Slot {
+    /// A slot that is free. `None` if all are taken.
+    pub(super) fn try_take(pool: &Arc<Pool>) -> Option<Slot> {
+        let mut state = pool.lock();
+        let is_free = state.slots_taken() < pool.options.concurrency;
+        if !is_free || state.slots.first_awaited().is_some() {
+            return None;
+        }
+        let id = state.next_id();
+        state.slots.wait(id);
+        state.slots.grant_next();
+        Some(Slot {
+            pool: Arc::clone(pool),
+            id,
+        })
+    }
+
+    /// Waits until a slot is free. Cancel safe.
+    pub(super) async fn take(pool: &Arc<Pool>) -> Slot {
+        let slot = Slot::request(pool);
+        loop {
+            let mut granted = std::pin::pin!(pool.slots_granted.notified());
+            granted.as_mut().enable();
+            if pool.lock().slots.is_idle(slot.id) {
+                break;
+            }
+            granted.await;
+        }
+        slot
+    }
+
+    /// A slot that is waited for, and may be free already.
+    fn request(pool: &Arc<Pool>) -> Slot {
+        let mut state = pool.lock();
+        let id = state.next_id();
+        state.slots.wait(id);
+        pool.dispatch(&mut state);
         Slot {
             pool: Arc::clone(pool),
             id,
@@ -24,23 +59,13 @@ impl Slot {
     pub(super) fn id(&self) -> SlotId {
         self.id
     }
-
-    /// Waits until it is kept free for its holder.
-    pub(super) async fn granted(&self) {
-        loop {
-            let mut granted = std::pin::pin!(self.pool.slots_granted.notified());
-            granted.as_mut().enable();
-            if self.pool.lock().slots.is_idle(self.id) {
-                return;
-            }
-            granted.await;
-        }
-    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.release_slot(self.id);
+        let mut state = self.pool.lock();
+        state.slots.release(self.id);
+        self.pool.dispatch(&mut state);
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn check_language(
     command.timeout = Some(probe.timeout());
     command.kill_grace = Duration::from_secs(1);
     command.limits.nice = in_background.then_some(NICE_IN_BACKGROUND);
-    let ended = runner.start_probe(command).wait().await;
+    let ended = runner.start_without_slot(command).wait().await;
     let printed = [ended.stdout.head.as_slice(), &ended.stderr.head].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
     match ended.end {

@@ -94,18 +94,11 @@ impl<'a> Attempt<'a> {
         let LeasedDelivery { context, lease, .. } = self.delivery;
         let turn = self.turn;
         let slot = slot.or_else(|| context.runner.try_slot());
-        let slot = match slot {
-            Some(slot) => match context.outcomes.try_acquire() {
-                Ok(outcome) => {
-                    return Some(Place {
-                        slot: Some(slot),
-                        _outcome: outcome,
-                    });
-                }
-                Err(_) => Some(slot),
-            },
-            None => None,
-        };
+        if slot.is_some()
+            && let Ok(_outcome) = context.outcomes.try_acquire()
+        {
+            return Some(Place { slot, _outcome });
+        }
         let waiting = async {
             // kept over the loop: jobs take places in the order in which they came
             let mut taking = pin!(Place::take(context, slot));

@@ -49,7 +49,7 @@ impl Attempt<'_> {
         preparing.deadline = command.deadline;
         preparing.alone = command.alone;
         // in the slot of its job, which keeps it afterwards
-        let handle = Arc::new(context.runner.start_probe(preparing));
+        let handle = Arc::new(context.runner.start_without_slot(preparing));
         self.delivery.lease.set_handle(Arc::clone(&handle));
         let mut ended = handle.wait().await;
         record.preparation = Some(Preparation {
