@@ -4,7 +4,7 @@ set -e
 
 if command -v systemd-sysusers >/dev/null; then
     systemd-sysusers /usr/lib/sysusers.d/naq.conf
-elif ! getent passwd naq >/dev/null; then
+elif ! id naq >/dev/null 2>&1; then
     if command -v useradd >/dev/null; then
         useradd --system --user-group --home-dir /var/lib/naq --no-create-home --shell /usr/sbin/nologin naq
     else

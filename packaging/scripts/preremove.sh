@@ -10,5 +10,5 @@ if [ -d /run/systemd/system ]; then
     systemctl stop 'naq-worker@*.service' naq-scheduler.service naq-dashboard.service
     systemctl disable naq-scheduler.service naq-dashboard.service 2>/dev/null || true
     # `disable` takes no pattern, and an enabled worker has no file of its own, only links.
-    find /etc/systemd/system -type l -name 'naq-worker@*.service' -delete 2>/dev/null || true
+    rm -f /etc/systemd/system/*.wants/naq-worker@*.service /etc/systemd/system/*.requires/naq-worker@*.service
 fi
