@@ -41,7 +41,7 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
     assert!(
         build
             .iter()
-            .any(|line| line == "RUN cargo build --profile dist --locked -p naq --bin naq"),
+            .any(|line| line.contains(" cargo build --profile dist --locked -p naq --bin naq ")),
         "{build:?}"
     );
     // of the sources nothing is left out but what is no source
@@ -62,7 +62,11 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
         .collect();
     assert_eq!(
         copied,
-        ["--from=build /src/target/dist/naq /usr/local/bin/naq"]
+        [
+            "--from=build /built/naq /usr/local/bin/naq",
+            // where naq looks for it
+            "--from=build /built/nats-server /usr/local/lib/naq/nats-server"
+        ]
     );
     let installed = image
         .iter()
@@ -105,7 +109,10 @@ fn the_image_is_built_from_what_exists_and_has_certificates() {
         .split('-')
         .next()
         .unwrap();
-    assert!(root.contains(&format!("    {release} \"$1\"")), "{release}");
+    assert!(
+        root.contains(&format!("    {release} \"$1\"\n")),
+        "{release}"
+    );
 }
 
 /// The services of the compose file, and the lines of each.
