@@ -33,6 +33,8 @@ const GUIDES: &[(&str, usize)] = &[
     ("docs/repeatable-jobs.md", 2),
     ("docs/testing-jobs.md", 3),
     ("docs/schedules.md", 2),
+    ("docs/from-systemd-timers.md", 7),
+    ("docs/from-pueue.md", 16),
 ];
 
 /// The other pages with commands, each with a test of its own.
