@@ -29,10 +29,11 @@ figures:
     for verb in jobs enqueue latency schedule memory growth functions web; do target/release/naq bench --json $verb; done > target/peers/bench.ndjson
     benches/figures.py --bench target/peers/bench.ndjson --peers target/peers/figures.json
 
-# Write the checked-in schemas from the types, and from them the types of the client for Node.
+# Write the checked-in schemas from the types, and from them their page and the types of the client for Node.
 schemas:
     for name in envelope record input schedule worker scheduler audit output; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
     node clients/node/scripts/generate-types.mjs
+    NAQ_TEST_UPDATE=1 cargo test --quiet --locked --test naq -- schemas_page
 
 # Make the screenshots in docs/screenshots with Chromium.
 screenshots:

@@ -4,6 +4,7 @@
 
 mod differential;
 mod documents;
+mod page;
 
 use std::path::Path;
 

@@ -249,7 +249,7 @@ export type Interruption = {
 
 /**
  * A dependency as the job that depends on it sees it: how it ended, and what it left. It is the content of
- * `record.json` in the folder of the dependency, and a line of standard input with [`Inputs::Stdin`].
+ * `record.json` in the folder of the dependency, and a line of standard input with `"inputs": "stdin"`.
  */
 export type JobInput = {
   /** Its name in `depends_on`. */
@@ -296,15 +296,7 @@ export type JobProgress = {
   percent?: number | null;
 };
 
-/**
- * A job's record in the bucket `naq_results`. A worker claims the job and records its outcome by
- * compare-and-set on this record.
- *
- * The state and the fields that belong to it (`reason`, `lease`, `waits`, `finished_at` and
- * `next_attempt_at`) are set together, by [`Record::set_phase`], so that no other state carries
- * them. They are read by methods of the same names. A record is read from its bytes whatever they
- * combine; [`Record::phase`] tells whether they fit.
- */
+/** A job's record in the bucket `naq_results`. A worker claims the job and records its outcome by compare-and-set on this record. */
 export type JobRecord = {
   /** The files that the last attempt has left, as far as they are kept. */
   artifacts?: Artifact[];
@@ -603,13 +595,7 @@ export type ScheduleRecord = {
 /** The status of a schedule. */
 export type ScheduleStatus = "active" | "paused" | "ended";
 
-/**
- * The state of a job.
- *
- * The enum is exhaustive on purpose: a new state makes the compiler name every place that must
- * decide about it. The data of a later version cannot break a reader, since its states are read
- * as [`State::Unknown`].
- */
+/** The state of a job. A record of a later version may have another one. */
 export type State = "scheduled" | "queued" | "waiting" | "running" | "retrying" | "succeeded" | "failed" | "cancelled" | "expired" | "rejected";
 
 /** A file that a producer has uploaded, and that a worker places into the job's work folder. */

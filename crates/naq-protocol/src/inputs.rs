@@ -36,7 +36,7 @@ wire_name!(Inputs, "a choice of inputs", {
 });
 
 /// A dependency as the job that depends on it sees it: how it ended, and what it left. It is the content of
-/// `record.json` in the folder of the dependency, and a line of standard input with [`Inputs::Stdin`].
+/// `record.json` in the folder of the dependency, and a line of standard input with `"inputs": "stdin"`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobInput {
     /// The id of the dependency.

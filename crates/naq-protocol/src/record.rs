@@ -302,6 +302,9 @@ pub struct JobProgress {
 /// combine; [`Record::phase`] tells whether they fit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self")]
+#[schemars(
+    description = "A job's record in the bucket `naq_results`. A worker claims the job and records its outcome by compare-and-set on this record."
+)]
 pub struct Record {
     /// The id of the job.
     pub job_id: JobId,

@@ -11,6 +11,7 @@ use crate::wire_name::{UnknownName, wire_name};
 /// as [`State::Unknown`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, JsonSchema)]
 #[schemars(rename_all = "snake_case")]
+#[schemars(description = "The state of a job. A record of a later version may have another one.")]
 pub enum State {
     /// Delayed until its start.
     Scheduled,
