@@ -357,14 +357,15 @@ fn the_client_depends_on_no_cli_or_runner_crate_on_any_platform() {
     }
 }
 
-/// The names of the crates that `naq-client` depends on for a target, itself included.
+/// The names of the crates that `naq-client` depends on for a target, itself included. Cargo downloads those that a
+/// build for this machine does not need.
 fn client_dependencies(target: &str) -> std::collections::BTreeSet<String> {
     #[expect(
         clippy::disallowed_methods,
         reason = "Cargo knows the dependency tree of a target"
     )]
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "-p", "naq-client", "-e", "normal", "--offline"])
+        .args(["tree", "-p", "naq-client", "-e", "normal", "--locked"])
         .args(["--prefix", "none", "--target", target])
         .current_dir(crate::ROOT)
         .output()
