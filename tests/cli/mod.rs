@@ -26,6 +26,7 @@ mod retry;
 mod run;
 mod schedule;
 mod schedule_apply;
+mod systemd;
 mod times;
 mod ttl;
 mod unsuccessful;

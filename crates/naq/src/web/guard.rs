@@ -43,6 +43,7 @@ pub(super) async fn every_request(
     request: Request,
     next: Next,
 ) -> Response {
+    fail::fail_point!("dashboard.request");
     let is_page = !is_api(request.uri().path());
     let (method, began) = (request.method().clone(), Instant::now());
     let host = host(request.headers(), request.uri());
