@@ -1,12 +1,13 @@
 // The package is what it says: what `npm pack` makes can be used, and the examples of the README run.
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { useWorker } from "./helpers.mjs";
+import typescript from "typescript";
+import { eventually, useWorker } from "./helpers.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const used = useWorker();
@@ -55,6 +56,18 @@ test("the examples of the README run", () => {
   }
 });
 
+test("the other examples are TypeScript", () => {
+  for (const page of ["README.md", "../../docs/producers.md", "../../docs/from-bullmq.md"]) {
+    const blocks = [...readFileSync(join(ROOT, page), "utf8").matchAll(/^```ts\n(.*?)^```/gms)].map((block) => block[1]);
+    assert(blocks.length > 0, page);
+    for (const block of blocks) {
+      const options = { reportDiagnostics: true, compilerOptions: { module: "esnext", target: "esnext" } };
+      const { diagnostics } = typescript.transpileModule(block, options);
+      assert.deepEqual(diagnostics.map((one) => one.messageText), [], block);
+    }
+  }
+});
+
 test("the processor of the page for those who come from BullMQ runs as a function", async () => {
   const page = readFileSync(join(ROOT, "../../docs/from-bullmq.md"), "utf8");
   const processor = /^```js\n(.*?)^```/ms.exec(page)[1];
@@ -69,7 +82,28 @@ test("the processor of the page for those who come from BullMQ runs as a functio
     const job = await resize.enqueue({ data: { url: "a", width: 200 } });
     assert.deepEqual(await job.result({ timeout: "30s" }), { path: "200/a" });
     assert.equal((await job.status()).progress.percent, 40);
+    await runsInTheWorkerOfThePage(page, folder);
   } finally {
     rmSync(folder, { recursive: true });
   }
 });
+
+/** Starts the worker that the page shows, in the folder of the module, and waits until a job runs in its warm process. */
+async function runsInTheWorkerOfThePage(page, folder) {
+  const [program, ...words] = /^(naq worker img .*?) +#/m.exec(page)[1].split(" ");
+  assert.equal(program, "naq");
+  const worker = spawn(process.env.NAQ_PROGRAM ?? program, words, { cwd: folder, stdio: "ignore" });
+  const ended = new Promise((resolve) => worker.once("exit", (code) => resolve(code)));
+  try {
+    const resize = used.naq.job("./resize.mjs:default", { queue: "img", timeout: "1m" });
+    await eventually(async () => {
+      const job = await resize.enqueue({ data: { url: "b", width: 300 } });
+      assert.deepEqual(await job.result({ timeout: "30s" }), { path: "300/b" });
+      // until a warm process is ready, a job runs in one of its own, with a warning
+      return ((await job.status()).warnings ?? []).length === 0;
+    });
+  } finally {
+    worker.kill();
+    assert.equal(await ended, 0);
+  }
+}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,16 @@ from conftest import REPOSITORY
 from test_in_worker import write_celery_app
 
 import naq
-from naq.pytest_plugin import Worker
+from naq.pytest_plugin import Process, Server, Worker, program
 
 BOUND = 30
+
+
+def command(page: Path, start: str) -> str:
+    """The command line of a page that starts like this, without its comment."""
+    found = re.search(rf"^{re.escape(start)}.*?(?=\s+#|$)", page.read_text(), re.MULTILINE)
+    assert found is not None, f"{page} has no line {start}"
+    return found[0]
 
 
 def block(page: str, kind: str) -> str:
@@ -48,3 +60,41 @@ def test_from_celery(naq_worker: Worker, tmp_path: Path) -> None:
     assert names["n"] == "sent to a@b.c"
     busy = names["queue"].call("proj.celery:proj.tasks.busy").with_(runner="celery", retries=1, cwd=tmp_path)
     assert busy.enqueue().result(BOUND) == "retries: 1"
+
+
+def test_the_worker_of_the_celery_page(naq_server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("celery")
+    write_celery_app(tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    line = command(REPOSITORY / "docs/from-celery.md", "naq worker mail")
+    worker = Process(shlex.split(line)[1:], naq_server.env, tmp_path, " working ")
+    call = ["--runner", "celery", "--call", "proj.celery:proj.tasks.send", "--", '"c@d.e"']
+    enqueue = [program(), "enqueue", "--queue", "mail", "--wait", "--json", *call]
+    try:
+        deadline = time.monotonic() + BOUND
+        # until a warm process is ready, a job runs in one of its own, with a warning
+        while (record := json.loads(subprocess.check_output(enqueue, env=naq_server.env))).get("warnings"):
+            assert time.monotonic() < deadline, record
+        assert record["result"] == "sent to c@d.e"
+    finally:
+        worker.stop()
+
+
+def test_installation(tmp_path: Path) -> None:
+    """What the pages say to type installs the package, in an environment with nothing else."""
+    install = command(REPOSITORY / "clients/python/README.md", "pip install ./clients/python")
+    line = command(REPOSITORY / "docs/from-naq-python.md", "pip uninstall naq")
+    assert line.split(" && ") == ["pip uninstall naq", install]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", line], env={**os.environ, "PATH": path}, cwd=REPOSITORY, check=True, timeout=300)
+    source = (
+        "import naq, sys; print(naq.__version__);"
+        " assert not {'pytest', 'django', 'sqlalchemy', 'pydantic'} & set(sys.modules)"
+    )
+    python = tmp_path / "bin/python"
+    done = subprocess.run([python, "-c", source], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"{naq.__version__}\n", done.stderr
+    files = subprocess.run([python, "-m", "pip", "show", "-f", "naq-client"], capture_output=True, text=True).stdout
+    assert "naq/py.typed" in files
+    assert "tests" not in files

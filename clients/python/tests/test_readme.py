@@ -71,19 +71,3 @@ def test_the_distribution() -> None:
     assert about["Version"] == naq.__version__
     needed = importlib.metadata.requires("naq-client") or []
     assert [re.match(r"[a-z-]+", need)[0] for need in needed] == ["nats-py", "tomli"]
-
-
-def test_pip_install_works_next_to_nothing(tmp_path: Path) -> None:
-    """A fresh environment: `pip install .`, then the package imports without the tests' packages."""
-    python = tmp_path / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", ROOT], check=True, timeout=300)
-    program = (
-        "import naq, sys; print(naq.__version__);"
-        " assert not {'pytest', 'django', 'sqlalchemy', 'pydantic'} & set(sys.modules)"
-    )
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == f"{naq.__version__}\n", done.stderr
-    files = subprocess.run([python, "-m", "pip", "show", "-f", "naq-client"], capture_output=True, text=True).stdout
-    assert "naq/py.typed" in files
-    assert "tests" not in files
