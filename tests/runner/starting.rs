@@ -129,6 +129,12 @@ async fn a_job_starts_in_its_working_directory() {
     let mut command = sh("pwd");
     command.cwd = Some("/usr".into());
     assert_eq!(stdout(&bench.run(command).await), "/usr\n");
+    // a relative one is below that of the runner
+    std::fs::create_dir(bench.folder.path().join("below")).unwrap();
+    let mut command = sh("pwd");
+    command.cwd = Some("below".into());
+    let printed = stdout(&bench.run(command).await);
+    assert!(printed.ends_with("/below\n"), "{printed}");
     // The path of a program may be relative to the working directory.
     bench.file("tool", b"#!/bin/sh\necho tool $1\n", 0o755);
     let ended = bench.run(program("./tool", &["x"])).await;

@@ -67,6 +67,10 @@ fn files_go_into_the_work_folder_and_what_is_left_comes_back() {
         (copy.bytes, &copy.digest),
         (1_500_000, &FileDigest::of(&large))
     );
+    // a relative directory is in the work folder
+    let options = ["--upload", "input", "--cwd", "input/deep", "--", "ls"];
+    let listed = naq.wait_ended(&naq.enqueue(&options));
+    assert_eq!(text(listed.stdout.as_ref()), "large.bin\n", "{listed:#?}");
     let stored = stored_messages(&naq);
 
     // sent once: another job stores only its own artifacts, and finds the files in the worker's cache

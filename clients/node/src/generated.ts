@@ -78,7 +78,10 @@ export type Envelope = {
   concurrency_key?: string | null;
   /** How many jobs of the concurrency key may run at once; 1 if absent. */
   concurrency_max?: number | null;
-  /** The working directory; that of the worker if absent. */
+  /**
+   * The working directory; that of the worker if absent, or the job's work folder if it has files or artifacts. A
+   * relative path is below that.
+   */
   cwd?: string | null;
   /** How long a dependency may be missing before the job fails; 24 hours if absent. */
   dependency_timeout?: number | string | null;

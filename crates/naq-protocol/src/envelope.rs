@@ -135,7 +135,8 @@ pub struct Envelope {
         extend("items" = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})
     )]
     pub secrets: Vec<String>,
-    /// The working directory; that of the worker if absent.
+    /// The working directory; that of the worker if absent, or the job's work folder if it has files or artifacts. A
+    /// relative path is below that.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub cwd: Option<String>,

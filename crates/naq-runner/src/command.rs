@@ -1,8 +1,9 @@
 //! A job to run, with every default resolved.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +129,8 @@ pub struct Command {
     pub job_id: String,
     /// The program to execute.
     pub program: Program,
-    /// Working directory. `None` means [`RunnerConfig::work_dir`](super::RunnerConfig::work_dir).
+    /// Working directory. `None` means the job's own folder if it has one, or else
+    /// [`RunnerConfig::work_dir`](super::RunnerConfig::work_dir); a relative path is below that.
     pub cwd: Option<PathBuf>,
     /// Variables that override the base environment.
     pub env: Vec<(String, String)>,
@@ -186,6 +188,16 @@ impl Command {
             alone: false,
             waits: false,
             live: None,
+        }
+    }
+}
+
+impl Command {
+    /// The directory in which the process starts, if it is this one for a job that names none.
+    pub(crate) fn directory_in<'c>(&'c self, default: &'c Path) -> Cow<'c, Path> {
+        match self.cwd.as_deref() {
+            Some(cwd) => Cow::Owned(default.join(cwd)),
+            None => Cow::Borrowed(default),
         }
     }
 }

@@ -277,7 +277,10 @@ impl Runner {
             return false;
         }
         let options = &self.inner.pool.options;
-        let cwd = cwd.unwrap_or(&options.work_dir).to_owned();
+        let cwd = match cwd {
+            Some(cwd) => options.work_dir.join(cwd),
+            None => options.work_dir.clone(),
+        };
         let candidates = prepare::candidates(program, &options.path);
         self.inner
             .file_lookups

@@ -45,8 +45,8 @@ pub(super) fn prepare(
         .filter(|_| command.work_folder)
         .map(|path| path.join(WORK));
     let default_cwd = own_folder.as_deref().unwrap_or(&options.work_dir);
-    let cwd = command.cwd.as_deref().unwrap_or(default_cwd);
-    let cwd = path_to_str("the working directory", cwd)?;
+    let cwd = command.directory_in(default_cwd);
+    let cwd = path_to_str("the working directory", &cwd)?;
     let scratch_text = match scratch {
         Some(path) => Some(path_to_str("the scratch folder", path)?),
         None => None,

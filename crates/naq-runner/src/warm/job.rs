@@ -124,7 +124,7 @@ fn job_frame(
     let env: serde_json::Map<String, Value> = env
         .map(|(name, value)| (name.to_owned(), Value::from(value)))
         .collect();
-    let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
+    let cwd = command.directory_in(&options.work_dir);
     let mut frame = json!({
         "t": "job",
         "n": number,

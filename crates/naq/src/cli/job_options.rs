@@ -46,7 +46,7 @@ pub(super) struct JobOptions {
     /// Secret that the worker passes to the job
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
-    /// Job's working directory
+    /// Job's working directory; a relative one is in the worker's, or in the job's work folder
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
     /// Maximum run time of each attempt, such as 90s or 5m [default: the worker's]
