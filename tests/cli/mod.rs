@@ -13,6 +13,7 @@ mod few_descriptors;
 mod grammar;
 mod grants;
 mod health;
+mod inherited_descriptors;
 mod job_control;
 mod jobs;
 mod json_contract;

@@ -20,7 +20,9 @@ pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
     // no object owns any of these descriptors. Standard error stays open until the
     // end, for a message on failure.
     unsafe {
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) < 0 {
+            close_each_from(3);
+        }
         let socket = Errno::result(libc::fcntl(SOCKET, libc::F_DUPFD_CLOEXEC, 10))?;
         let socket = OwnedFd::from_raw_fd(socket);
         let flags = (OFlag::O_RDWR | OFlag::O_CLOEXEC).bits();
@@ -34,5 +36,27 @@ pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
             libc::close(null);
         }
         Ok(socket)
+    }
+}
+
+/// Closes every descriptor from `first` on, on Linux before 5.9, which cannot do it at once. Where `/proc` does not list
+/// them, all numbers are tried that a process can usually have.
+///
+/// # Safety
+///
+/// No object uses a descriptor from `first` on.
+unsafe fn close_each_from(first: RawFd) {
+    // the end of the numbers, if a process has raised its limit
+    const TRIED_MAX: RawFd = 65_536;
+    let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).collect()
+    });
+    let open: Vec<RawFd> = listed.unwrap_or_else(|_| (first..TRIED_MAX).collect());
+    for fd in open.into_iter().filter(|fd| *fd >= first) {
+        // SAFETY: the caller vouches for the descriptors. The one of the list is closed already.
+        unsafe {
+            libc::close(fd);
+        }
     }
 }
