@@ -36,7 +36,7 @@ pub(super) struct GlobalOptions {
     /// Print tables whole: every column, and nothing cut to the width of the terminal
     #[arg(long, global = true, display_order = 901)]
     pub(super) wide: bool,
-    /// Settings file [default: ~/.config/naq/naq.toml, overridden by ./naq.toml]
+    /// Settings file [default: ./naq.toml over ~/.config/naq/naq.toml over /etc/naq/naq.toml]
     #[arg(
         long,
         global = true,
