@@ -253,6 +253,12 @@ const SOURCES: &[(&str, &str, (&str, &str))] = &[
         "rust",
         ("examples/enqueue.rs", "Client::from_env()"),
     ),
+    // the help of each verb, whose examples that test runs
+    (
+        "docs/verbs.md",
+        "text",
+        ("tests/readme/examples.rs", "fn all_examples("),
+    ),
     (
         "docs/reverse-proxy.md",
         "nginx",

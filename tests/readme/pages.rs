@@ -24,7 +24,7 @@ pub(super) const GUIDES: &[Page] = &[
     Page {
         fixture: MAIL,
         check: "naq enqueue --id again -- false
-            until grep -q 'again failed' letters; do sleep 0.05; done",
+            timeout 60 sh -c \"until grep -q 'again failed' letters; do sleep 0.05; done\"",
         ..page("docs/events.md", 6)
     },
     Page {

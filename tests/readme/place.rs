@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::blocks::{Block, Mode, Step, settled};
 use crate::harness::naq::ALLOW_ROOT;
-use crate::harness::nats::{binary, naq};
+use crate::harness::nats::{TEST_TIMEOUT, binary, naq};
 use crate::harness::python::python;
 
 /// Between the outputs of two commands of a block, with the first one's exit code.
@@ -89,6 +89,13 @@ struct Background {
     child: Child,
     /// The lines that it prints.
     lines: Receiver<String>,
+}
+
+impl Background {
+    /// The lines that it prints, until it prints none for too long or has ended.
+    fn soon(&self) -> impl Iterator<Item = String> {
+        std::iter::from_fn(|| self.lines.recv_timeout(TEST_TIMEOUT).ok())
+    }
 }
 
 /// A home of its own: its data, its settings, no server but its own.
@@ -176,7 +183,7 @@ impl Place {
         if let Some(command) = self.page.other_terminal {
             self.spawn(command);
             let started = self.background.last().unwrap();
-            let printed: Vec<String> = started.lines.iter().take(DEV.len()).collect();
+            let printed: Vec<String> = started.soon().take(DEV.len()).collect();
             assert_eq!(printed.len(), DEV.len(), "{command} printed {printed:?}");
             self.learn_addresses(DEV, &printed);
         }
@@ -260,7 +267,7 @@ impl Place {
         let started = self.background.last().unwrap();
         let is_silent = command.contains("--quiet") || command.contains(" -l ");
         if !step.output.is_empty() {
-            let printed: Vec<String> = started.lines.iter().take(step.output.len()).collect();
+            let printed: Vec<String> = started.soon().take(step.output.len()).collect();
             let shown: Vec<&str> = step.output.iter().map(String::as_str).collect();
             self.learn_addresses(&shown, &printed);
             self.compare(block, &command, &step.output, &printed.join("\n"));
@@ -269,13 +276,17 @@ impl Place {
             let ready = ready.find(|(start, _)| command.starts_with(start));
             let text = ready.map_or("", |(_, text)| text);
             let mut printed = Vec::new();
-            let is_ready = started.lines.iter().any(|line| {
+            let is_ready = started.soon().any(|line| {
                 let is_ready = line.contains(text);
                 printed.push(line);
                 is_ready
             });
             let printed = printed.join("\n");
-            assert!(is_ready, "{}: $ {command} ended\n{printed}", self.page.path);
+            assert!(
+                is_ready,
+                "{}: $ {command} ended, or is not ready\n{printed}",
+                self.page.path
+            );
         }
     }
 
