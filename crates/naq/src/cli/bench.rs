@@ -13,6 +13,7 @@ mod enqueue;
 mod functions;
 mod growth;
 mod http;
+mod job_times;
 mod jobs;
 mod latency;
 mod memory;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::cpu::{children, descendants};
+use super::job_times::{JobTimes, between_ms};
 use super::memory::pss_bytes;
 use super::own_server::OwnServer;
 use super::process::{Bench, PAUSE, Worker};
@@ -16,7 +17,8 @@ use crate::cli::exit::Failure;
 use crate::cli::render;
 use crate::cli::session::Session;
 use crate::local_server::SyncInterval;
-use naq_protocol::{Argument, Envelope, Record, State};
+use naq_client::JobFilter;
+use naq_protocol::{Argument, Envelope, JobId, Record, State};
 use naq_runner::Termination;
 
 /// What to measure with.
@@ -92,6 +94,8 @@ struct Measured {
     per_s: Vec<f64>,
     cpu_us: Vec<f64>,
     latency_ms: Vec<f64>,
+    /// Of these calls, from the claim to the stored outcome: what the worker takes.
+    worker_ms: Vec<f64>,
     /// Memory of the warm processes, and of the worker with its spawners, in MiB.
     warm_mib: Vec<f64>,
     tree_mib: Vec<f64>,
@@ -168,6 +172,9 @@ async fn measure_way(
     measured
         .latency_ms
         .extend(latencies(bench, &payload).await?);
+    measured
+        .worker_ms
+        .extend(times_of_worker(bench, &payload).await?);
     if way.mode.is_some() {
         measure_memory(&worker, measured).await;
     }
@@ -224,6 +231,24 @@ async fn latencies(bench: &Bench, payload: &Bytes) -> Result<Vec<f64>, Failure> 
     while taken.is_empty() || begun.elapsed() < time {
         tokio::time::sleep(PAUSE).await;
         taken.push(bench.enqueue_to_result(payload).await?);
+    }
+    Ok(taken)
+}
+
+/// How long the idle worker takes for calls, one at a time, in milliseconds: from the claim to the stored outcome, by the
+/// clock of the server.
+async fn times_of_worker(bench: &Bench, payload: &Bytes) -> Result<Vec<f64>, Failure> {
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    let mut events = bench.client.events(&JobFilter::default()).await?;
+    let time = Duration::from_secs_f64(bench.seconds / 2.0);
+    let begun = Instant::now();
+    let mut taken = Vec::new();
+    while taken.is_empty() || begun.elapsed() < time {
+        tokio::time::sleep(PAUSE).await;
+        let job = JobId::generate();
+        queue.enqueue_new(job.clone(), payload.clone()).await?;
+        let times = JobTimes::read(&mut events, &job).await?;
+        taken.extend(between_ms(times.claimed, times.recorded));
     }
     Ok(taken)
 }
@@ -301,6 +326,8 @@ fn show_rates(bench: &Bench, slots: u16, ways: &mut [(Way, Measured)]) -> Result
             figure(median(measured.cpu_us.clone()), 0),
             figure(quantile(&mut measured.latency_ms, 0.5), 2),
             figure(quantile(&mut measured.latency_ms, 0.99), 2),
+            figure(quantile(&mut measured.worker_ms, 0.5), 2),
+            figure(quantile(&mut measured.worker_ms, 0.99), 2),
         ]
     });
     let rows: Vec<_> = rows.collect();
@@ -311,6 +338,8 @@ fn show_rates(bench: &Bench, slots: u16, ways: &mut [(Way, Measured)]) -> Result
         "us_per_call",
         "p50_ms",
         "p99_ms",
+        "worker_p50_ms",
+        "worker_p99_ms",
     ];
     show(bench.json, "functions", &header, &rows)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::job_times::{JobTimes, between_ms};
 use super::process::{Bench, PAUSE, Worker};
 use super::program::{JobProgram, payload};
 use super::spawn_limit::SpawnLimit;
@@ -14,8 +15,8 @@ use super::static_program::read_clock;
 use super::{figure, quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
-use naq_client::{JobEvents, JobFilter, Queue, QueueSettings};
-use naq_protocol::{JobId, Record, State, Timestamp};
+use naq_client::{JobFilter, Queue, QueueSettings};
+use naq_protocol::{JobId, Record, State};
 
 /// How often each process of the command line is started in a round of one second.
 const COLD_STARTS_PER_S: f64 = 20.0;
@@ -148,11 +149,8 @@ impl Measured {
             let mut times = JobTimes::read(&mut events, &job_id).await?;
             let seen = now_ns()?;
             times.ran = ran_at(&bench.client.fetch_job(&job_id).await?)?;
-            for (hop, took) in self
-                .hops
-                .iter_mut()
-                .zip(times.hops(sent, acknowledged, seen))
-            {
+            let took = hops(&times, sent, acknowledged, seen);
+            for (hop, took) in self.hops.iter_mut().zip(took) {
                 hop.extend(took);
             }
             count += 1;
@@ -243,62 +241,16 @@ fn row(name: &str, [p50, p99]: [f64; 2], of_floor: f64) -> Vec<String> {
     ]
 }
 
-/// Times of one job in nanoseconds since the Unix epoch, by one clock: everything runs on this machine, or
-/// the hops between machines mean nothing.
-struct JobTimes {
-    /// When the server stored the job, the claim and the outcome.
-    stored: Option<i64>,
-    claimed: Option<i64>,
-    recorded: Option<i64>,
-    /// When the program ran.
-    ran: Option<i64>,
-}
-
-impl JobTimes {
-    /// Follows a job to its end. When its program ran is not known by that.
-    async fn read(events: &mut JobEvents, job: &JobId) -> Result<JobTimes, Failure> {
-        let mut times = JobTimes {
-            stored: None,
-            claimed: None,
-            recorded: None,
-            ran: None,
-        };
-        loop {
-            let Some(event) = events.next().await? else {
-                return Err(Failure::general("the connection to NATS was lost"));
-            };
-            if event.record.job_id != *job {
-                continue;
-            }
-            let at = nanoseconds(event.time);
-            match event.record.state {
-                State::Queued => times.stored = at,
-                State::Running => times.claimed = at,
-                state if state.is_terminal() => {
-                    times.recorded = at;
-                    return Ok(times);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The hops in milliseconds, as [`HOPS`] names them. `None` if one of its ends is not known.
-    fn hops(&self, sent: i64, acknowledged: i64, seen: i64) -> [Option<f64>; 6] {
-        let between = |from: Option<i64>, to: Option<i64>| {
-            #[expect(clippy::cast_precision_loss, reason = "a time of milliseconds")]
-            let milliseconds = (to? - from?) as f64 / 1e6;
-            Some(milliseconds)
-        };
-        [
-            between(Some(sent), self.stored),
-            between(Some(sent), Some(acknowledged)),
-            between(self.stored, self.claimed),
-            between(self.claimed, self.ran),
-            between(self.ran, self.recorded),
-            between(self.recorded, Some(seen)),
-        ]
-    }
+/// The hops in milliseconds, as [`HOPS`] names them. `None` if one of its ends is not known.
+fn hops(times: &JobTimes, sent: i64, acknowledged: i64, seen: i64) -> [Option<f64>; 6] {
+    [
+        between_ms(Some(sent), times.stored),
+        between_ms(Some(sent), Some(acknowledged)),
+        between_ms(times.stored, times.claimed),
+        between_ms(times.claimed, times.ran),
+        between_ms(times.ran, times.recorded),
+        between_ms(times.recorded, Some(seen)),
+    ]
 }
 
 /// When the program ran, by its own output.
@@ -309,10 +261,6 @@ fn ran_at(record: &Record) -> Result<Option<i64>, Failure> {
     }
     let output = record.stdout.as_ref();
     Ok(output.and_then(|output| read_clock(&output.head_bytes())))
-}
-
-fn nanoseconds(time: Timestamp) -> Option<i64> {
-    time.0.timestamp_nanos_opt()
 }
 
 /// The time, by the clock that the server uses too.
