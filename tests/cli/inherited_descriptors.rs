@@ -1,9 +1,12 @@
 //! What a job inherits on Linux before 5.9, which cannot close many descriptors at once.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::process::{Command, Stdio};
 
 use crate::harness::naq::Naq;
 use crate::harness::nats::{TestServer, naq as program};
+use crate::harness::skipped;
 
 /// Runs a program as that kernel would: `close_range` (436 everywhere) is unknown. Leaves a descriptor open for it.
 const WITHOUT_CLOSE_RANGE: &str = r#"
@@ -23,31 +26,59 @@ os.dup2(os.open("/dev/null", os.O_RDONLY), 100, inheritable=True)
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
-#[test]
-fn a_job_inherits_no_descriptor_of_a_worker_on_an_old_kernel() {
-    let server = TestServer::start();
-    let naq = Naq::new(&server);
+/// What a job prints on such a kernel, and its errors.
+fn run_job(naq: &Naq, containment: &str, script: &str) -> (String, String) {
     #[expect(clippy::disallowed_methods, reason = "it is to inherit a descriptor")]
     let ended = Command::new("python3")
         .args(["-c", WITHOUT_CLOSE_RANGE])
         .arg(program())
-        .args(["run", "--", "sh", "-c", "echo /proc/self/fd/*"])
+        .args(["run", "--", "sh", "-c", script])
         .env_clear()
         .envs(naq.environment())
+        .env("NAQ_CONTAINMENT", containment)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let printed = String::from_utf8(ended.stdout).unwrap();
-    let mut descriptors: Vec<u32> = printed
-        .split_whitespace()
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(ended.stdout), text(ended.stderr))
+}
+
+/// The descriptors among paths such as `/proc/self/fd/3`.
+fn descriptors(paths: &str) -> Vec<u32> {
+    let paths = paths.split_whitespace();
+    let mut descriptors: Vec<u32> = paths
         .filter_map(|path| path.rsplit('/').next()?.parse().ok())
         .collect();
     descriptors.sort_unstable();
+    descriptors
+}
+
+#[test]
+fn a_job_inherits_no_descriptor_of_a_worker_on_an_old_kernel() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let (printed, errors) = run_job(&naq, "auto", "echo /proc/self/fd/*");
     // the last one is of the shell, which reads the folder
     assert_eq!(
-        descriptors,
+        descriptors(&printed),
         [0, 1, 2, 3, 4],
-        "{printed}: {:?}",
-        ended.stderr
+        "{printed}: {errors}"
+    );
+}
+
+/// The first process of a job's namespace lives as long as the job, and would keep pipes and sockets open.
+#[test]
+fn the_first_process_of_a_namespace_inherits_no_descriptor_on_an_old_kernel() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let (printed, errors) = run_job(&naq, "namespace", "echo /proc/1/fd/*");
+    if errors.contains("containment") {
+        return skipped("this machine permits no namespaces");
+    }
+    // the last one tells it of signals
+    assert_eq!(
+        descriptors(&printed),
+        [0, 1, 2, 3, 4],
+        "{printed}: {errors}"
     );
 }

@@ -129,7 +129,7 @@ async fn a_job_starts_in_its_working_directory() {
     let mut command = sh("pwd");
     command.cwd = Some("/usr".into());
     assert_eq!(stdout(&bench.run(command).await), "/usr\n");
-    // a relative one is below that of the runner
+    // a relative one starts at that of the runner
     std::fs::create_dir(bench.folder.path().join("below")).unwrap();
     let mut command = sh("pwd");
     command.cwd = Some("below".into());

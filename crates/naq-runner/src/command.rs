@@ -130,7 +130,7 @@ pub struct Command {
     /// The program to execute.
     pub program: Program,
     /// Working directory. `None` means the job's own folder if it has one, or else
-    /// [`RunnerConfig::work_dir`](super::RunnerConfig::work_dir); a relative path is below that.
+    /// [`RunnerConfig::work_dir`](super::RunnerConfig::work_dir); a relative path starts there.
     pub cwd: Option<PathBuf>,
     /// Variables that override the base environment.
     pub env: Vec<(String, String)>,
@@ -190,9 +190,7 @@ impl Command {
             live: None,
         }
     }
-}
 
-impl Command {
     /// The directory in which the process starts, if it is this one for a job that names none.
     pub(crate) fn directory_in<'c>(&'c self, default: &'c Path) -> Cow<'c, Path> {
         match self.cwd.as_deref() {

@@ -245,7 +245,7 @@ unsafe fn set_descriptors(plan: &ChildPlan) -> Result<(), ChildStep> {
             first = 5;
         }
         // All are close-on-exec, but the parent resumes a moment before `execve`
-        // closes them. Closing them here makes end of file exact.
+        // closes them. Closing them here makes end of file exact. Linux before 5.9 leaves that to `execve`.
         if plan.ruleset >= first {
             // The ruleset is still needed; `execve` closes it.
             if plan.ruleset > first {

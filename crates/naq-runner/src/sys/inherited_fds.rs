@@ -8,6 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit};
 
 /// The only descriptor that a spawner inherits: its socket, as standard input.
 const SOCKET: RawFd = 0;
@@ -20,9 +21,7 @@ pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
     // no object owns any of these descriptors. Standard error stays open until the
     // end, for a message on failure.
     unsafe {
-        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) < 0 {
-            close_each_from(3);
-        }
+        close_from(3);
         let socket = Errno::result(libc::fcntl(SOCKET, libc::F_DUPFD_CLOEXEC, 10))?;
         let socket = OwnedFd::from_raw_fd(socket);
         let flags = (OFlag::O_RDWR | OFlag::O_CLOEXEC).bits();
@@ -39,20 +38,25 @@ pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Closes every descriptor from `first` on, on Linux before 5.9, which cannot do it at once. Where `/proc` does not list
-/// them, all numbers are tried that a process can usually have.
+/// Closes every descriptor from `first` on. Linux before 5.9 cannot do so at once. There it closes those that `/proc`
+/// lists, or all that the process may have if `/proc` is not mounted. That allocates: this process has one thread.
 ///
 /// # Safety
 ///
 /// No object uses a descriptor from `first` on.
-unsafe fn close_each_from(first: RawFd) {
-    // the end of the numbers, if a process has raised its limit
-    const TRIED_MAX: RawFd = 65_536;
+pub(super) unsafe fn close_from(first: RawFd) {
+    // SAFETY: a plain system call; the caller vouches for the descriptors.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } == 0 {
+        return;
+    }
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|name| name.parse().ok()).collect()
     });
-    let open: Vec<RawFd> = listed.unwrap_or_else(|_| (first..TRIED_MAX).collect());
+    let open: Vec<RawFd> = listed.unwrap_or_else(|_| {
+        let max = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        (first..RawFd::try_from(max).unwrap_or(RawFd::MAX)).collect()
+    });
     for fd in open.into_iter().filter(|fd| *fd >= first) {
         // SAFETY: the caller vouches for the descriptors. The one of the list is closed already.
         unsafe {

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use super::super::errno::errno_of;
 use super::clone::fork_into_pid_namespace;
+use super::inherited_fds::close_from;
 use super::socket::send;
 use super::wait::{Reap, reap};
 
@@ -220,16 +221,6 @@ fn serve() -> Result<(), Errno> {
         } else if info.ssi_signo == EXIT_WHEN_EMPTY as u32 {
             exiting = true;
         }
-    }
-}
-
-/// # Safety
-///
-/// No object uses a descriptor from `first` on.
-unsafe fn close_from(first: RawFd) {
-    // SAFETY: a plain system call; the caller vouches for the descriptors.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
     }
 }
 
