@@ -63,6 +63,9 @@ fn every_container_runs_a_command_that_naq_has() {
             &[]
         };
         assert_eq!(values(&manifest, "path"), paths, "{name}");
+        // the one host that it accepts with any --host-name
+        let hosts = values(&manifest, "value");
+        assert_eq!(hosts, vec!["localhost"; paths.len()], "{name}");
         assert_eq!(
             values(&manifest, "readOnlyRootFilesystem"),
             ["true"],
@@ -129,10 +132,15 @@ fn the_manifests_are_valid() {
     let Some(validate) = find_program("kubernetes-validate", "no manifest is validated") else {
         return;
     };
-    // it is installed in an environment of its own, with the libraries that the script needs
-    let python = validate.with_file_name("python");
+    // its interpreter has the libraries that the script needs, in whichever environment it is installed
+    let first_line = std::fs::read_to_string(&validate).unwrap_or_default();
+    let interpreter = first_line
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("#!"));
+    let python = Path::new(interpreter.unwrap_or("python3"));
     let done = run(
-        &python,
+        python,
         &["tests/packaging/manifests.py", "kubernetes"],
         Path::new(crate::ROOT),
     );

@@ -63,7 +63,7 @@ def errors(folder):
 
 
 def broken_links(folder, documents):
-    """What one manifest says of another one that is not so."""
+    """References from one manifest to another that lead nowhere."""
     base = folder / "base"
     kustomization = documents[base / "kustomization.yaml"][0]
     everything = [(path, one) for path, each in documents.items() for one in each]
