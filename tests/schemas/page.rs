@@ -21,7 +21,8 @@ what the fields are for, with examples.
 
 A field is optional unless its type says *required*, and `null` stands for an absent one. A *duration* is a number of
 seconds or a text such as `\"1m 30s\"`, a *size* a number of bytes or a text such as `\"256M\"`, a *time* a text as in RFC
-3339. Readers ignore unknown fields, except in an envelope: see [Unknown fields](protocol.md#unknown-fields).
+3339. Readers ignore unknown fields, and keep them. A few unknown fields of an envelope reject the job: see
+[Unknown fields](protocol.md#unknown-fields).
 ";
 
 /// More values of a field than this would make a table unreadable. The schema lists them.
@@ -79,16 +80,16 @@ fn bounds(schema: &Value) -> String {
     let within = match (bound("minimum"), bound("maximum")) {
         (Some(min), Some(max)) => format!(" from {min} to {max}"),
         (Some(min), None) => format!(" from {min}"),
-        (None, Some(max)) => format!(" to {max}"),
+        (None, Some(max)) => format!(" up to {max}"),
         (None, None) => String::new(),
     };
     let characters = bound("maxLength").map(|max| format!(" of at most {max} characters"));
-    let items = bound("maxItems").map(|max| format!(", at most {max}"));
-    within + &characters.unwrap_or_default() + &items.unwrap_or_default()
+    within + &characters.unwrap_or_default()
 }
 
-/// Names of the types in `$defs`, and the schema that they are from, which has the anchors of its sections.
+/// Describes the types of a schema, and links to the sections of those that have a name.
 struct Types<'s> {
+    /// The name of the schema, which the headings of its sections begin with.
     schema: &'s str,
 }
 
@@ -103,6 +104,12 @@ impl Types<'_> {
             let name = name.trim_start_matches("#/$defs/");
             return format!("[{name}](#{})", self.anchor(name));
         }
+        // an object may have fields that its kind of thing has and that must be absent here
+        let fields = schema["properties"].as_object().into_iter().flatten();
+        assert!(
+            fields.map(|(_, field)| field).all(is_null),
+            "fields of a type without a name would not be on the page: {schema}"
+        );
         if let Some(values) = schema["enum"].as_array() {
             let values: Vec<_> = values.iter().filter(|value| !value.is_null()).collect();
             if values.len() > LISTED_VALUES_MAX {
@@ -150,9 +157,15 @@ impl Types<'_> {
 
     fn simple(&self, schema: &Value, kind: &str) -> String {
         match kind {
-            "array" => format!("list of {}", self.plural(&schema["items"])),
+            "array" => {
+                let max = schema.get("maxItems").map(number);
+                let max = max.map(|max| format!("at most {max} ")).unwrap_or_default();
+                format!("list of {max}{}", self.plural(&schema["items"]))
+            }
             "object" => match schema.get("additionalProperties") {
-                Some(values) if values.is_object() => format!("object of {}", self.plural(values)),
+                Some(values) if values.is_object() => {
+                    format!("object whose values are {}", self.plural(values))
+                }
                 _ => "object".to_owned(),
             },
             "string" if schema["format"] == "date-time" => "time".to_owned(),
@@ -178,39 +191,37 @@ impl Types<'_> {
             Some(description) => format!("\n{description}\n"),
             None => String::new(),
         };
-        let required: BTreeSet<&str> = schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        if let Some(fields) = schema["properties"].as_object() {
-            text += "\n| field | type | meaning |\n|---|---|---|\n";
-            for (name, field) in fields {
-                let mark = if required.contains(name.as_str()) {
-                    ", *required*"
-                } else {
-                    ""
-                };
-                let kind = self.kind(field);
-                let meaning = cell(&field["description"]);
-                writeln!(text, "| `{name}` | {kind}{mark} | {meaning} |").unwrap();
-            }
+        // a text alone may stand for an object
+        let choices = schema["anyOf"].as_array().into_iter().flatten();
+        let mut choices = choices.chain([schema]);
+        if let Some(object) = choices.find(|choice| choice["properties"].is_object()) {
+            text += &self.fields(object);
         } else if let Some(values) = schema["oneOf"].as_array()
             && values.iter().all(|value| value.get("const").is_some())
         {
             text += "\n| value | meaning |\n|---|---|\n";
             for value in values {
-                writeln!(
-                    text,
-                    "| `{}` | {} |",
-                    value["const"],
-                    cell(&value["description"])
-                )
-                .unwrap();
+                let meaning = cell(&value["description"]);
+                writeln!(text, "| `{}` | {meaning} |", value["const"]).unwrap();
             }
         } else {
             writeln!(text, "\nIts JSON: {}.", self.kind(schema)).unwrap();
+        }
+        text
+    }
+
+    fn fields(&self, object: &Value) -> String {
+        let required = object["required"].as_array().into_iter().flatten();
+        let required: BTreeSet<&str> = required.filter_map(Value::as_str).collect();
+        let mut text = "\n| field | type | meaning |\n|---|---|---|\n".to_owned();
+        for (name, field) in object["properties"].as_object().into_iter().flatten() {
+            let mark = match required.contains(name.as_str()) {
+                true => ", *required*",
+                false => "",
+            };
+            let kind = self.kind(field);
+            let meaning = cell(&field["description"]);
+            writeln!(text, "| `{name}` | {kind}{mark} | {meaning} |").unwrap();
         }
         text
     }

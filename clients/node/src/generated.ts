@@ -20,11 +20,7 @@ export type BlockedOn = {
   /** The concurrency key whose slots are all in use. */
   concurrency_key?: string | null;
   /** The dependencies that are not satisfied yet. */
-  dependencies?: Array<string | {
-    as?: string | null;
-    job: string;
-    on?: "success" | "failure" | "finished" | null;
-  }>;
+  dependencies?: Dependency[];
   /** When the job was blocked. */
   since: string;
   /** When a dependency that is still missing fails the job. */
@@ -61,6 +57,16 @@ export type CapturedOutput = {
   truncated?: boolean;
 };
 
+/** A job that has to end before another one starts. The id alone stands for an object with `job`. */
+export type Dependency = string | {
+  /** The name under which the other job gets its output. */
+  as?: string | null;
+  /** The id of the job. */
+  job: string;
+  /** How it has to end; `success` if absent. */
+  on?: "success" | "failure" | "finished" | null;
+};
+
 /**
  * A job as a producer describes it: one JSON object.
  *
@@ -80,17 +86,13 @@ export type Envelope = {
   concurrency_max?: number | null;
   /**
    * The working directory; that of the worker if absent, or the job's work folder if it has files or artifacts. A
-   * relative path is below that.
+   * relative path starts there.
    */
   cwd?: string | null;
   /** How long a dependency may be missing before the job fails; 24 hours if absent. */
   dependency_timeout?: number | string | null;
   /** Jobs that must finish before this one starts. */
-  depends_on?: Array<string | {
-    as?: string | null;
-    job: string;
-    on?: "success" | "failure" | "finished" | null;
-  }> | null;
+  depends_on?: Dependency[] | null;
   /** When the producer enqueued the job; the time of the message on the server if absent. */
   enqueue_time?: string | null;
   /** Variables to add to the job's environment, if the worker's policy allows them. */

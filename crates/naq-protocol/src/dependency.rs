@@ -116,24 +116,30 @@ impl<'de> Deserialize<'de> for Dependency {
 }
 
 impl JsonSchema for Dependency {
-    fn inline_schema() -> bool {
-        true
-    }
     fn schema_name() -> Cow<'static, str> {
         "Dependency".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let job = generator.subschema_for::<JobId>();
         let as_name = generator.subschema_for::<Option<InputName>>();
-        schemars::json_schema!({"anyOf": [job, {
-            "type": "object",
-            "properties": {
-                "job": job,
-                "on": {"enum": ["success", "failure", "finished", null]},
-                "as": as_name
-            },
-            "required": ["job"]
-        }]})
+        let described = |mut schema: schemars::Schema, description: &str| {
+            schema.insert("description".to_owned(), description.into());
+            schema
+        };
+        let on = schemars::json_schema!({"enum": ["success", "failure", "finished", null]});
+        schemars::json_schema!({
+            "description": "A job that has to end before another one starts. The id alone stands for an object with \
+                `job`.",
+            "anyOf": [job, {
+                "type": "object",
+                "properties": {
+                    "job": described(job.clone(), "The id of the job."),
+                    "on": described(on, "How it has to end; `success` if absent."),
+                    "as": described(as_name, "The name under which the other job gets its output.")
+                },
+                "required": ["job"]
+            }]
+        })
     }
 }
 

@@ -136,7 +136,7 @@ pub struct Envelope {
     )]
     pub secrets: Vec<String>,
     /// The working directory; that of the worker if absent, or the job's work folder if it has files or artifacts. A
-    /// relative path is below that.
+    /// relative path starts there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub cwd: Option<String>,
