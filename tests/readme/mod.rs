@@ -8,6 +8,7 @@ mod links;
 mod not_run;
 mod pages;
 mod place;
+mod published;
 mod verbs;
 
 use std::path::Path;

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::blocks::read;
-use super::place::{Page, Place, page};
+use super::place::{Page, Place, free_port, page};
 use super::text_of;
 use crate::harness::find_program;
 use crate::harness::naq::ALLOW_ROOT;
@@ -239,12 +239,6 @@ fn the_commands_of_the_pages_about_languages_do_what_they_show() {
 #[test]
 fn the_commands_of_the_troubleshooting_page_print_what_it_shows() {
     check_path("docs/troubleshooting.md");
-}
-
-/// A port of this machine that no program uses.
-fn free_port() -> String {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port().to_string()
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,6 +20,9 @@ use crate::harness::python::python;
 
 /// Between the outputs of two commands of a block, with the first one's exit code.
 const MARK: char = '\u{1e}';
+
+/// Time limit for the commands of a block.
+const BLOCK_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// The address of the dashboard unless `--port` gives another one. The pages show it.
 const DASHBOARD: &str = "127.0.0.1:8080";
@@ -33,12 +37,12 @@ const DEV: &[&str] = &[
     "stop       Ctrl-C",
 ];
 
-/// The beginning of a command that runs until it is stopped, and a part of the line that it prints once it can be used.
+/// The verb of a command that runs until it is stopped, and a part of the line that it prints once it can be used.
 const READY: &[(&str, &str)] = &[
-    ("naq worker", " working "),
-    ("naq scheduler", " scheduling "),
-    ("naq dashboard", "stop "),
-    ("naq events", " waiting for changes"),
+    ("worker", " working "),
+    ("scheduler", " scheduling "),
+    ("dashboard", "stop "),
+    ("events", " waiting for changes"),
 ];
 
 /// A page, and what its commands need besides a home and the program.
@@ -107,10 +111,14 @@ pub(super) struct Place {
     background: Vec<Background>,
 }
 
-/// An address of the loopback interface whose port is free.
-fn free_address() -> String {
+/// A port of this machine that no program uses.
+pub(super) fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    listener.local_addr().unwrap().port().to_string()
+}
+
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// The addresses of the loopback interface in a line.
@@ -258,36 +266,49 @@ impl Place {
         };
         let mut command = self.adapt(&step.command);
         if command.contains("naq dashboard") && !command.contains("--port") {
-            let address = free_address();
-            let (_, port) = address.split_once(':').unwrap();
-            command = command.replace("naq dashboard", &format!("naq dashboard --port {port}"));
-            self.addresses.insert(DASHBOARD.to_owned(), address);
+            command = command.replace("naq dashboard", "naq dashboard --port 0");
         }
         self.spawn(&command);
-        let started = self.background.last().unwrap();
-        let is_silent = command.contains("--quiet") || command.contains(" -l ");
         if !step.output.is_empty() {
+            let started = self.background.last().unwrap();
             let printed: Vec<String> = started.soon().take(step.output.len()).collect();
             let shown: Vec<&str> = step.output.iter().map(String::as_str).collect();
             self.learn_addresses(&shown, &printed);
             self.compare(block, &command, &step.output, &printed.join("\n"));
-        } else if !is_silent {
-            let mut ready = READY.iter();
-            let ready = ready.find(|(start, _)| command.starts_with(start));
-            let text = ready.map_or("", |(_, text)| text);
-            let mut printed = Vec::new();
-            let is_ready = started.soon().any(|line| {
-                let is_ready = line.contains(text);
-                printed.push(line);
-                is_ready
-            });
-            let printed = printed.join("\n");
-            assert!(
-                is_ready,
-                "{}: $ {command} ended, or is not ready\n{printed}",
-                self.page.path
-            );
+            return;
         }
+        // Such a command prints nothing. What follows waits for it: a client until there is a server, a job until there
+        // is a worker.
+        if !command.contains("--quiet") && !command.contains(" -l ") {
+            self.wait_until_ready(&command);
+        }
+    }
+
+    /// Waits until the command that was started last can be used.
+    fn wait_until_ready(&mut self, command: &str) {
+        let page = self.page.path;
+        let has_word = |verb: &str| command.split_whitespace().any(|word| word == verb);
+        let ready = READY.iter().find(|(verb, _)| has_word(verb));
+        let (_, text) =
+            ready.unwrap_or_else(|| panic!("{page}: nothing says when `{command}` is ready"));
+        let started = self.background.last().unwrap();
+        let mut printed = Vec::new();
+        let is_ready = started.soon().any(|line| {
+            let is_ready = line.contains(text);
+            printed.push(line);
+            is_ready
+        });
+        if let Some(line) = printed.iter().find(|line| line.starts_with("dashboard "))
+            && let Some(address) = addresses_in(line).next()
+        {
+            let address = address.to_owned();
+            self.addresses.insert(DASHBOARD.to_owned(), address);
+        }
+        let printed = printed.join("\n");
+        assert!(
+            is_ready,
+            "{page}: $ {command} ended, or is not ready\n{printed}"
+        );
     }
 
     /// Stops the command that was started last. It must still run, and end as one that is stopped does.
@@ -337,14 +358,21 @@ impl Place {
             ));
         }
         let mut child = self.shell(&script).stdout(Stdio::piped()).spawn().unwrap();
-        let mut printed = String::new();
-        child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut printed)
-            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (sender, read) = channel();
+        std::thread::spawn(move || {
+            let mut printed = String::new();
+            let _ = sender.send(stdout.read_to_string(&mut printed).map(|_| printed));
+        });
+        let printed = read.recv_timeout(BLOCK_TIME_MAX);
+        if printed.is_err() {
+            let _ = child.kill();
+        }
         child.wait().unwrap();
+        let page = self.page.path;
+        let printed = printed
+            .unwrap_or_else(|_| panic!("{page}, block at line {}: it does not end", block.line))
+            .unwrap();
         let outputs: Vec<&str> = printed.split_terminator(MARK).collect();
         assert_eq!(outputs.len(), block.steps.len(), "{printed}");
         for (index, (step, output)) in block.steps.iter().zip(outputs).enumerate() {
@@ -374,9 +402,19 @@ impl Place {
     }
 }
 
+/// Stops a process. One that does not end in time is killed, which its status shows.
 fn stop(child: &mut Child) -> ExitStatus {
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-    child.wait().unwrap()
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if begun.elapsed() > TEST_TIMEOUT {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Drop for Place {

@@ -56,7 +56,7 @@ test("the examples of the README run", () => {
   }
 });
 
-test("the other examples are TypeScript", () => {
+test("the other examples parse as TypeScript", () => {
   for (const page of ["README.md", "../../docs/producers.md", "../../docs/from-bullmq.md"]) {
     const blocks = [...readFileSync(join(ROOT, page), "utf8").matchAll(/^```ts\n(.*?)^```/gms)].map((block) => block[1]);
     assert(blocks.length > 0, page);
@@ -93,7 +93,10 @@ async function runsInTheWorkerOfThePage(page, folder) {
   const [program, ...words] = /^(naq worker img .*?) +#/m.exec(page)[1].split(" ");
   assert.equal(program, "naq");
   const worker = spawn(process.env.NAQ_PROGRAM ?? program, words, { cwd: folder, stdio: "ignore" });
-  const ended = new Promise((resolve) => worker.once("exit", (code) => resolve(code)));
+  const ended = new Promise((resolve, reject) => {
+    worker.once("exit", resolve);
+    worker.once("error", reject);
+  });
   try {
     const resize = used.naq.job("./resize.mjs:default", { queue: "img", timeout: "1m" });
     await eventually(async () => {
@@ -104,6 +107,6 @@ async function runsInTheWorkerOfThePage(page, folder) {
     });
   } finally {
     worker.kill();
-    assert.equal(await ended, 0);
   }
+  assert.equal(await ended, 0);
 }

@@ -70,10 +70,14 @@ def test_the_worker_of_the_celery_page(naq_server: Server, tmp_path: Path) -> No
     worker = Process(shlex.split(line)[1:], naq_server.env, tmp_path, " working ")
     call = ["--runner", "celery", "--call", "proj.celery:proj.tasks.send", "--", '"c@d.e"']
     enqueue = [program(), "enqueue", "--queue", "mail", "--wait", "--json", *call]
+
+    def run() -> Any:
+        return json.loads(subprocess.check_output(enqueue, env=naq_server.env, timeout=BOUND))
+
     try:
         deadline = time.monotonic() + BOUND
         # until a warm process is ready, a job runs in one of its own, with a warning
-        while (record := json.loads(subprocess.check_output(enqueue, env=naq_server.env))).get("warnings"):
+        while (record := run()).get("warnings"):
             assert time.monotonic() < deadline, record
         assert record["result"] == "sent to c@d.e"
     finally:
