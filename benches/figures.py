@@ -136,9 +136,9 @@ def functions(bench):
         ("calls_per_s", "calls/s", RATE),
         ("us_per_call", "processor time a call", (0, " µs")),
         ("p50_ms", "one call, p50", MS),
-        ("p99_ms", "p99", MS),
+        ("p99_ms", "one call, p99", MS),
         ("worker_p50_ms", "at the worker, p50", MS),
-        ("worker_p99_ms", "p99", MS),
+        ("worker_p99_ms", "at the worker, p99", MS),
     ]
     return table_of(bench, "functions", ("function", "function"), columns)
 
