@@ -15,6 +15,7 @@ use naq_client::config::{
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::harness::generated_file::assert_is_generated;
 use crate::harness::nats::naq;
 
 mod credentials;
@@ -588,20 +589,7 @@ fn without_a_home_folder_there_are_still_data_and_cache_folders() {
 
 #[test]
 fn the_settings_page_matches_the_table() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/settings.md");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a developer asks the test to write the page by this variable"
-    )]
-    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
-    if update {
-        fs::write(&path, settings_markdown()).unwrap();
-    }
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        settings_markdown(),
-        "run NAQ_TEST_UPDATE=1 cargo test settings_page"
-    );
+    assert_is_generated("docs/settings.md", &settings_markdown(), "settings_page");
 }
 
 /// Whether the `--help` of a verb lists a flag.

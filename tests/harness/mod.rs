@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod generated_file;
 pub(crate) mod hostile_server;
 pub(crate) mod impostor;
 pub(crate) mod naq;

@@ -1,30 +1,16 @@
 //! docs/grafana: the dashboards are those of the table, and Prometheus understands what they ask.
 
-use std::path::Path;
 use std::process::Command;
 
-use crate::ROOT;
 use crate::harness::find_program;
+use crate::harness::generated_file::assert_is_generated;
 use naq::metrics::{BOARDS, grafana_board, grafana_expressions};
 
 #[test]
 fn the_grafana_dashboards_match_the_table() {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a developer asks the test to write the file by this variable"
-    )]
-    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
     for board in BOARDS {
         let file = format!("docs/grafana/{}.json", board.uid);
-        let path = Path::new(ROOT).join(file);
-        if update {
-            std::fs::write(&path, grafana_board(board)).unwrap();
-        }
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            grafana_board(board),
-            "run NAQ_TEST_UPDATE=1 cargo nextest run grafana"
-        );
+        assert_is_generated(&file, &grafana_board(board), "grafana");
     }
 }
 

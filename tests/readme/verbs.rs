@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::examples::verbs;
+use crate::harness::generated_file::assert_is_generated;
 use crate::harness::nats::naq;
 
 const PAGE: &str = "docs/verbs.md";
@@ -14,8 +14,8 @@ const HEAD: &str = "# Verbs
 
 <!-- Written from the help of the program by `NAQ_TEST_UPDATE=1 cargo test verbs_page`. Edit the help, not this file. -->
 
-What `naq VERB --help` prints, in short, without the options of the connection and the log, which every verb has: they are
-[settings](settings.md). What each verb prints with `--json` is in [Command line](cli.md).
+What `naq VERB --help` prints, most options in one line. The options of the connection and the log, which every verb has,
+are [settings](settings.md). What each verb prints with `--json` is in [Command line](cli.md).
 ";
 
 /// The sections of the long help that the short help has too, or that are of every verb.
@@ -84,18 +84,5 @@ fn verbs_page_is_what_the_program_prints() {
         .into_iter()
         .chain(sections.into_values())
         .collect();
-    let path = Path::new(crate::ROOT).join(PAGE);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a developer asks the test to write the page by this variable"
-    )]
-    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
-    if update {
-        std::fs::write(&path, &expected).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{PAGE} has drifted; run NAQ_TEST_UPDATE=1 cargo test verbs_page"
-    );
+    assert_is_generated(PAGE, &expected, "verbs_page");
 }

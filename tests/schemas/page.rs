@@ -1,8 +1,8 @@
 //! `docs/schemas.md`: the fields of every schema in `schemas/`, as tables.
 
+use crate::harness::generated_file::assert_is_generated;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use naq_protocol::SCHEMAS;
 use serde_json::Value;
@@ -104,7 +104,7 @@ impl Types<'_> {
             let name = name.trim_start_matches("#/$defs/");
             return format!("[{name}](#{})", self.anchor(name));
         }
-        // an object may have fields that its kind of thing has and that must be absent here
+        // a schema may only forbid fields, as that of a schedule does with the times of its envelope
         let fields = schema["properties"].as_object().into_iter().flatten();
         assert!(
             fields.map(|(_, field)| field).all(is_null),
@@ -264,18 +264,5 @@ fn schemas_page_has_the_fields_of_every_schema() {
         !expected.contains("::"),
         "a description has a path of Rust, which readers of schemas do not know"
     );
-    let path = Path::new(crate::ROOT).join(PAGE);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a developer asks the test to write the page by this variable"
-    )]
-    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
-    if update {
-        std::fs::write(&path, &expected).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{PAGE} has drifted; run NAQ_TEST_UPDATE=1 cargo test schemas_page"
-    );
+    assert_is_generated(PAGE, &expected, "schemas_page");
 }
