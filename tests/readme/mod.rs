@@ -9,6 +9,7 @@ mod not_run;
 mod pages;
 mod place;
 mod published;
+mod sources;
 mod verbs;
 
 use std::path::Path;
