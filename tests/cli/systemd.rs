@@ -6,11 +6,28 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::harness::naq::{FollowedCli, Naq, text};
 use crate::harness::nats::TestServer;
 use crate::harness::proxy::{Link, Proxy};
+
+/// A socket at which a service reports, and from which a test reads for half a minute at most.
+fn bind(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    let time_max = Some(Duration::from_secs(30));
+    socket.set_read_timeout(time_max).unwrap();
+    socket
+}
+
+/// What a service reports at a new socket. All is read at once: its reports wait while many are unread.
+fn all_reports(path: &Path) -> Receiver<String> {
+    let socket = UnixDatagram::bind(path).unwrap();
+    let (sender, reports) = channel();
+    std::thread::spawn(move || while sender.send(notification(&socket)).is_ok() {});
+    reports
+}
 
 /// The next message of `sd_notify(3)`.
 fn notification(socket: &UnixDatagram) -> String {
@@ -31,10 +48,7 @@ fn readiness_and_shutdown_are_notified_to_systemd() {
     ] {
         let verb = command[0];
         let path = folder.path().join(verb);
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
+        let socket = bind(&path);
         let process = naq
             .cli(command.iter().copied())
             .env("NOTIFY_SOCKET", path.to_str().unwrap())
@@ -63,10 +77,7 @@ fn start_with_watchdog(
         _ => &[verb],
     };
     let path = folder.join(verb);
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    let socket = bind(&path);
     let process = naq
         .cli(words.iter().copied())
         .env("NOTIFY_SOCKET", path.to_str().unwrap())
@@ -87,10 +98,7 @@ fn a_draining_worker_asks_systemd_for_as_much_time_as_it_may_take() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let path = naq.home().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    let socket = bind(&path);
     let worker = naq
         .cli(["worker", "--drain-timeout", "2h", "--kill-grace", "7s"])
         .env("NOTIFY_SOCKET", path.to_str().unwrap())
@@ -220,10 +228,7 @@ fn a_leader_that_reads_its_schedules_again_feeds_the_watchdog() {
     let mut proxy = Proxy::start(server.port());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scheduler");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    // from the beginning: a sender waits while many notifications are unread
-    let (sender, reports) = std::sync::mpsc::channel();
-    std::thread::spawn(move || while sender.send(notification(&socket)).is_ok() {});
+    let reports = all_reports(&path);
     let envelope = "x".repeat(200);
     naq.block_on(async {
         naq.client().broker().ensure_schedules().await.unwrap();
@@ -274,9 +279,7 @@ fn a_leader_that_has_checked_its_schedules_feeds_the_watchdog() {
     let mut proxy = Proxy::start(server.port());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scheduler");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    let (sender, reports) = std::sync::mpsc::channel();
-    std::thread::spawn(move || while sender.send(notification(&socket)).is_ok() {});
+    let reports = all_reports(&path);
     naq.cli(["schedule", "--every", "1s", "--", "true"])
         .run()
         .succeeds();
